@@ -1,0 +1,79 @@
+"""Where tensors live, and the projection that every crafting step ends with."""
+
+import numpy as np
+
+
+def resolve_device(device):
+    """Turn a ``device`` parameter into a torch.device, or say why not.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        "auto" is CUDA where there is one, else the CPU.
+
+    Raises
+    ------
+    RuntimeError
+        CUDA is asked for by name and there is none.
+    """
+    import torch
+
+    if isinstance(device, str) and device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"device must be 'auto' or a torch device such as 'cpu' or 'cuda:0', got "
+            f"{device!r}"
+        ) from error
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(
+            f"device={device!r} was asked for, but torch sees no CUDA device; "
+            "device='auto' falls back to the CPU"
+        )
+    return resolved
+
+
+def project(delta, x, eps, norm, low, high):
+    """Project perturbations onto the eps ball, then into the box around x.
+
+    Works on NumPy arrays and torch tensors alike.
+
+    Parameters
+    ----------
+    delta, x : array or tensor of shape (n, ...)
+        x inside the box.
+    eps : float or array that broadcasts to one row
+    norm : {"linf", "l2"}
+    low, high : arrays that broadcast to one row
+
+    Returns
+    -------
+    delta : like the input
+        Because x lies in the box, the second step can only shorten delta.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpoison.utils._tensors import project
+    >>> project(np.array([[3.0, 4.0]]), np.zeros((1, 2)), 1.0, "l2", -1.0, 0.7)
+    array([[0.6, 0.7]])
+    """
+    if isinstance(delta, np.ndarray):
+        clip, sqrt, minimum = np.clip, np.sqrt, np.minimum
+    else:
+        import torch
+
+        clip, sqrt = torch.clamp, torch.sqrt
+
+        def minimum(a, b):
+            return torch.clamp(a, max=b)
+
+    if norm == "linf":
+        delta = clip(delta, -eps, eps)
+    else:
+        square = (delta.reshape(len(delta), -1) ** 2).sum(1)
+        length = sqrt(square).reshape(-1, *[1] * (delta.ndim - 1))
+        delta = delta * minimum(eps / (length + 1e-30), 1.0)
+    return clip(x + delta, low, high) - x

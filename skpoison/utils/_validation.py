@@ -1,0 +1,227 @@
+"""Checks of parameters: one function a parameter, one wording of its errors."""
+
+import math
+import numbers
+import warnings
+
+import numpy as np
+
+
+def check_number(name, value, *, low=None, high=None, integer=False, strict=False):
+    """Check that a parameter is a finite number in a range.
+
+    Parameters
+    ----------
+    name : str
+        The parameter, for the message.
+    value : object
+    low, high : float, default=None
+        Closed range; ``strict=True`` excludes `low`.
+    integer : bool, default=False
+        Only integers pass.
+    strict : bool, default=False
+
+    Returns
+    -------
+    value : int or float
+
+    Raises
+    ------
+    TypeError
+        Not a number (bool counts as none).
+    ValueError
+        NaN, infinite or outside the range.
+    """
+    kind = numbers.Integral if integer else numbers.Real
+    if not isinstance(value, kind) or isinstance(value, bool | np.bool_):
+        wanted = "an int" if integer else "a number"
+        raise TypeError(f"{name} must be {wanted}, got {value!r}")
+    below = low is not None and (value <= low if strict else value < low)
+    above = high is not None and value > high
+    if not math.isfinite(value) or below or above:
+        if low is not None and high is not None:
+            wanted = f"in {'(' if strict else '['}{low}, {high}]"
+        elif low is not None:
+            wanted = f"{'>' if strict else '>='} {low}"
+        elif high is not None:
+            wanted = f"<= {high}"
+        else:
+            wanted = "finite"
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    return value
+
+
+def check_option(name, value, options):
+    """Check that a parameter is one of a few strings."""
+    if not isinstance(value, str) or value not in options:
+        raise ValueError(
+            f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}"
+        )
+    return value
+
+
+def n_budget(budget, n_samples, *, name="budget"):
+    """Turn a budget into a number of rows, never above it.
+
+    Parameters
+    ----------
+    budget : int or float
+        An int is a count of rows, a float in [0, 1] a share of `n_samples`, floored.
+    n_samples : int
+        Rows of the clean training set.
+    name : str, default="budget"
+        The parameter, for the messages.
+
+    Returns
+    -------
+    n_rows : int
+
+    Raises
+    ------
+    TypeError, ValueError
+        Neither, or out of range.
+
+    Warns
+    -----
+    UserWarning
+        A share above zero that comes to no row at all.
+
+    Examples
+    --------
+    >>> from skpoison.utils import n_budget
+    >>> n_budget(0.29, 100), n_budget(0.1, 57), n_budget(3, 57)
+    (29, 5, 3)
+    """
+    if isinstance(budget, numbers.Integral) and not isinstance(budget, bool | np.bool_):
+        if not 0 <= budget <= n_samples:
+            raise ValueError(
+                f"{name} as a count of rows must be in [0, n_samples={n_samples}], "
+                f"got {budget}"
+            )
+        return int(budget)
+    check_number(name, budget, low=0.0, high=1.0)
+    # 0.29 * 100 is 28.999999999999996: round the float error away before the floor
+    n_rows = math.floor(round(float(budget) * n_samples, 9))
+    if n_rows == 0 and budget > 0:
+        warnings.warn(
+            f"{name}={budget} of {n_samples} rows comes to no row: nothing is changed",
+            UserWarning,
+            stacklevel=3,
+        )
+    return n_rows
+
+
+def check_eps(eps, sample_shape, *, name="eps"):
+    """Check a perturbation radius: a number, or an array that fits one row."""
+    radius = np.asarray(eps)
+    if radius.dtype.kind not in "fiu":
+        raise TypeError(f"{name} must be a number or an array of numbers, got {eps!r}")
+    if np.isnan(radius).any() or (radius < 0).any():
+        raise ValueError(f"{name} must be >= 0, got {eps!r}")
+    try:
+        np.broadcast_to(radius, sample_shape)
+    except ValueError:
+        raise ValueError(
+            f"{name} has shape {radius.shape}, which does not broadcast to one row of "
+            f"shape {tuple(sample_shape)}"
+        ) from None
+    return radius
+
+
+def check_bounds(bounds, X):
+    """Resolve the box that poisoned values never leave.
+
+    Parameters
+    ----------
+    bounds : "data", None or (low, high)
+        "data" is the per-feature minimum and maximum of X; scalars or arrays that
+        broadcast to one row otherwise; None is no bound.
+    X : ndarray of shape (n_samples, ...)
+
+    Returns
+    -------
+    low, high : ndarray
+        Broadcastable to one row, in X's floating type.
+
+    Raises
+    ------
+    ValueError
+        Malformed, or X itself lies outside.
+    """
+    dtype = X.dtype if X.dtype.kind == "f" else np.float64
+    if isinstance(bounds, str) and bounds == "data":
+        return X.min(axis=0).astype(dtype), X.max(axis=0).astype(dtype)
+    if bounds is None:
+        if X.dtype.kind == "u":  # an unsigned image can't leave its type's range
+            return np.zeros((), dtype), np.full((), np.iinfo(X.dtype).max, dtype)
+        return np.full((), -np.inf, dtype), np.full((), np.inf, dtype)
+    try:
+        low, high = (np.asarray(b, dtype=dtype) for b in bounds)
+        np.broadcast_to(low, X.shape[1:]), np.broadcast_to(high, X.shape[1:])
+    except (TypeError, ValueError):
+        raise ValueError(
+            "bounds must be 'data', None or a pair (low, high) of numbers or arrays "
+            f"that broadcast to one row of shape {X.shape[1:]}, got {bounds!r}"
+        ) from None
+    if np.isnan(low).any() or np.isnan(high).any() or (low > high).any():
+        raise ValueError(f"bounds must have low <= high, got {bounds!r}")
+    if (X < low).any() or (X > high).any():
+        raise ValueError(
+            f"X lies outside bounds={bounds!r}: its values span "
+            f"[{X.min():g}, {X.max():g}]"
+        )
+    return low, high
+
+
+def check_label(name, label, classes):
+    """Return the position of `label` in `classes`, or raise naming both."""
+    found = np.flatnonzero(np.asarray(classes) == label)
+    if len(found) == 0:
+        shown = ", ".join(map(repr, np.asarray(classes).tolist()[:10]))
+        raise ValueError(f"{name}={label!r} is not among the classes of y: {shown}")
+    return int(found[0])
+
+
+def check_targets(targets, target_labels, X, keys, classes):
+    """Check what a targeted attack aims at.
+
+    Parameters
+    ----------
+    targets : array-like of shape (n_targets, *X.shape[1:])
+    target_labels : array-like of shape (n_targets,) or a label
+    X : ndarray
+        The training data.
+    keys : ndarray of str
+        Row keys of X: a target must not be a training row.
+    classes : ndarray
+
+    Returns
+    -------
+    targets : ndarray in X's type
+    target_labels : ndarray of shape (n_targets,)
+    """
+    from skpoison.utils._rows import row_keys
+
+    targets = np.asarray(targets, dtype=X.dtype)
+    if targets.shape[1:] != X.shape[1:] or len(targets) == 0:
+        raise ValueError(
+            f"targets must have shape (n_targets >= 1, {str(X.shape[1:])[1:]}, "
+            f"got {targets.shape}"
+        )
+    target_labels = np.asarray(target_labels)
+    if target_labels.ndim == 0:
+        target_labels = np.repeat(target_labels, len(targets))
+    if target_labels.shape != (len(targets),):
+        raise ValueError(
+            f"target_labels must have one label a target, {len(targets)}, "
+            f"got shape {target_labels.shape}"
+        )
+    for label in target_labels:
+        check_label("target_labels", label, classes)
+    inside = np.flatnonzero(np.isin(row_keys(targets), keys))
+    if len(inside):
+        raise ValueError(
+            f"targets[{inside[0]}] is also a training row; attack targets must be "
+            "held out of X"
+        )
+    return targets, target_labels
