@@ -121,7 +121,7 @@ def local_torch_seed(seed, device="cpu"):
         yield
 
 
-def set_random_states(estimator, streams):
+def set_random_states(estimator, streams, *, only_missing=False):
     """Give every ``random_state`` parameter of `estimator`, however deep, a seed.
 
     Parameters
@@ -130,11 +130,14 @@ def set_random_states(estimator, streams):
         Changed in place: pass a clone.
     streams : RandomStreams
         The seed of a parameter is that of the stream named after its path.
+    only_missing : bool, default=False
+        Leave alone those that are not None.
     """
     seeds = {
         name: streams.seed(name)
-        for name in sorted(estimator.get_params(deep=True))
-        if name == "random_state" or name.endswith("__random_state")
+        for name, value in sorted(estimator.get_params(deep=True).items())
+        if (name == "random_state" or name.endswith("__random_state"))
+        and (value is None or not only_missing)
     }
     if seeds:
         estimator.set_params(**seeds)

@@ -1,5 +1,6 @@
 """The preprocessing of people who bring a raw table and no pipeline."""
 
+from scipy import sparse
 from sklearn.compose import ColumnTransformer, make_column_selector
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
@@ -11,7 +12,7 @@ def make_table_encoder(X):
 
     Parameters
     ----------
-    X : array-like or data frame of shape (n_samples, n_features)
+    X : array-like, sparse matrix or data frame of shape (n_samples, n_features)
         Only its kind and column types are looked at.
 
     Returns
@@ -31,7 +32,9 @@ def make_table_encoder(X):
            [ 0.  ,  0.  ,  1.  ],
            [ 1.22,  1.  ,  0.  ]])
     """
-    numeric = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
+    # centring would fill a sparse matrix up
+    scaler = StandardScaler(with_mean=not sparse.issparse(X))
+    numeric = make_pipeline(SimpleImputer(strategy="median"), scaler)
     if not hasattr(X, "columns"):
         return numeric
     categorical = make_pipeline(

@@ -77,3 +77,23 @@ def project(delta, x, eps, norm, low, high):
         length = sqrt(square).reshape(-1, *[1] * (delta.ndim - 1))
         delta = delta * minimum(eps / (length + 1e-30), 1.0)
     return clip(x + delta, low, high) - x
+
+
+def quantize(delta, eps, norm):
+    """Round the perturbation of integer pixels without leaving the eps ball.
+
+    Parameters
+    ----------
+    delta : ndarray
+        Inside the ball and the box.
+    eps : float or array
+    norm : {"linf", "l2"}
+
+    Returns
+    -------
+    delta : ndarray of whole numbers
+    """
+    if norm == "l2":
+        return np.trunc(delta)  # rounding to nearest could lengthen a row
+    limit = np.floor(np.asarray(eps) + 1e-6)  # 16/255 * 255 may fall short of 16
+    return np.clip(np.rint(delta), -limit, limit)

@@ -1,0 +1,20 @@
+"""Attacks on training data, and the triggers of backdoors."""
+
+from skpoison.attacks._backdoor import BackdoorAttack, CleanLabelBackdoorAttack
+from skpoison.attacks._label_flip import LabelFlipAttack
+from skpoison.attacks._triggers import (
+    BlendTrigger,
+    ColumnTrigger,
+    PatchTrigger,
+    SinusoidTrigger,
+)
+
+__all__ = [
+    "BackdoorAttack",
+    "BlendTrigger",
+    "CleanLabelBackdoorAttack",
+    "ColumnTrigger",
+    "LabelFlipAttack",
+    "PatchTrigger",
+    "SinusoidTrigger",
+]

@@ -1,0 +1,310 @@
+"""Label flips: from blind noise to flips chosen against a surrogate."""
+
+import numbers
+import warnings
+
+import numpy as np
+from sklearn.base import BaseEstimator, clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import make_pipeline
+
+from skpoison.base import SamplerMixin, flat_numeric
+from skpoison.utils import make_table_encoder, n_budget, set_random_states
+from skpoison.utils._containers import take_rows
+from skpoison.utils._validation import check_label, check_number, check_option
+
+_STRATEGIES = ["uniform", "pair", "confusion", "margin", "far", "adversarial"]
+
+
+class LabelFlipAttack(SamplerMixin, BaseEstimator):
+    """Change the labels of a share of the training rows.
+
+    Threat model: the attacker relabels at most ``budget`` rows and wants held-out
+    rows misread; X stays. "uniform" is the control that any chosen flips must beat.
+
+    Parameters
+    ----------
+    strategy : str, default="uniform"
+        Which rows are flipped, and to what:
+
+        - "uniform": random rows to a random other class;
+        - "pair": random rows of the classes in `pairs`, each to its partner;
+        - "confusion": rows and labels drawn by `confusion_matrix`;
+        - "margin": the rows nearest to a surrogate's boundary to their runner-up
+          class, the flips that are hardest to notice;
+        - "far": the rows farthest from it to their least likely class;
+        - "adversarial": rows and labels chosen against a surrogate that is refitted
+          as the flips go on, see Notes.
+    budget : int or float, default=0.1
+        Rows that are flipped: a count, or a share of all rows, floored.
+    pairs : dict, default=None
+        For "pair": from label to label. None sends every class to the next one in
+        order, the last to the first.
+    confusion_matrix : array of shape (n_classes, n_classes), default=None
+        For "confusion": row i holds the probabilities of the labels given to rows of
+        class i. The budget decides how many rows change; the matrix decides which,
+        in proportion to its off-diagonal mass.
+    surrogate : classifier, default=None
+        For "margin", "far" and "adversarial". None is a logistic regression behind
+        :func:`~skpoison.utils.make_table_encoder`. Needs ``predict_proba`` or
+        ``decision_function``.
+    cv : int, default=5
+        Folds of the out-of-fold margins of "margin" and "far".
+    chunk_size : int or float, default=0.01
+        For "adversarial": rows flipped between two fits of the surrogate, a count or
+        a share of all rows. Smaller is stronger and slower.
+    random_state : None, int, RandomState or Generator, default=None
+        The rows of a smaller budget are among those of a larger one.
+
+    Attributes
+    ----------
+    poison_indices_, sample_indices_, poison_mask_, n_poisoned_, y_original_, classes_
+        See :class:`~skpoison.base.BaseAttack`.
+    surrogate_ : classifier
+        For "adversarial": as last fitted.
+
+    Raises
+    ------
+    ValueError
+        An option out of range, a class that is not in y, a matrix that is none.
+
+    Warns
+    -----
+    UserWarning
+        Fewer rows can be flipped than the budget allows; a single class in y.
+
+    Notes
+    -----
+    "adversarial" follows the loss-gap criterion of ALFA: a flip to label c is worth
+    ``log p(c | x; tainted) - log p(c | x; clean)``, that is, it is bought where the
+    clean model objects most and the tainted model least. Where ALFA alternates
+    between a weighted fit and a linear program for a binary support vector machine,
+    the flips here are bought greedily, `chunk_size` at a time, with a refit of the
+    surrogate in between: this serves any classifier and any number of classes, and
+    keeps the flips of a smaller budget among those of a larger one. The first chunk
+    has no tainted model yet and takes the flips that the clean model objects to most.
+
+    References
+    ----------
+    Xiao, Xiao and Eckert (2012), Adversarial label flips attack on support vector
+    machines. ECAI.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_breast_cancer
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from skpoison.attacks import LabelFlipAttack
+    >>> X, y = load_breast_cancer(return_X_y=True)
+    >>> X = StandardScaler().fit_transform(X)
+    >>> for strategy in ("uniform", "adversarial"):
+    ...     attack = LabelFlipAttack(strategy, budget=0.1, random_state=0)
+    ...     data = attack.poison(X[:400], y[:400])
+    ...     victim = LogisticRegression(max_iter=300).fit(data.X, data.y)
+    ...     print(strategy, victim.score(X[400:], y[400:]) > 0.9)
+    uniform True
+    adversarial False
+    """
+
+    def __init__(
+        self,
+        strategy="uniform",
+        *,
+        budget=0.1,
+        pairs=None,
+        confusion_matrix=None,
+        surrogate=None,
+        cv=5,
+        chunk_size=0.01,
+        random_state=None,
+    ):
+        self.strategy = strategy
+        self.budget = budget
+        self.pairs = pairs
+        self.confusion_matrix = confusion_matrix
+        self.surrogate = surrogate
+        self.cv = cv
+        self.chunk_size = chunk_size
+        self.random_state = random_state
+
+    def _check_params(self, X, y):
+        check_option("strategy", self.strategy, _STRATEGIES)
+        check_number("cv", self.cv, low=2, integer=True)
+        if isinstance(self.chunk_size, numbers.Integral):
+            check_number("chunk_size", self.chunk_size, low=1, integer=True)
+        else:
+            check_number("chunk_size", self.chunk_size, low=0.0, high=1.0, strict=True)
+        if self.strategy == "pair":
+            self._partners()
+        if self.strategy == "confusion":
+            self._transition()
+
+    def _resample(self, X, y, n_rows, streams):
+        if n_rows == 0 or len(self.classes_) < 2:
+            if n_rows:
+                _warn(f"y holds one class, {self.classes_[0]!r}: nothing to flip")
+            return self._unchanged(X, y)
+        rows, labels = getattr(self, f"_{self.strategy}")(X, y, n_rows, streams)
+        if len(rows) < n_rows:
+            _warn(
+                f"the budget allows {n_rows} flips, but strategy={self.strategy!r} "
+                f"finds {len(rows)} rows to flip"
+            )
+        rows, labels = rows[:n_rows], labels[:n_rows]
+        flipped = y.copy()
+        flipped[rows] = labels
+        return X, flipped, rows, np.arange(len(y))
+
+    # Each strategy returns at least n_rows rows in order of preference, where there
+    # are that many, and the label for each.
+
+    def _uniform(self, X, y, n_rows, streams):
+        n_classes = len(self.classes_)
+        # one draw a row, whether it is flipped or not: labels do not depend on budget
+        shift = streams.numpy("labels").randint(1, n_classes, size=len(y))
+        rows = streams.numpy("rows").permutation(len(y))
+        return rows, ((y + shift) % n_classes)[rows]
+
+    def _partners(self):
+        """Return the partner of each class, -1 for a class that stays."""
+        n_classes = len(self.classes_)
+        if self.pairs is None:
+            return (np.arange(n_classes) + 1) % n_classes
+        if not isinstance(self.pairs, dict) or not self.pairs:
+            raise ValueError(
+                f"pairs must be a dict from label to label, got {self.pairs!r}"
+            )
+        partner = np.full(n_classes, -1)
+        for source, target in self.pairs.items():
+            c = check_label("pairs", source, self.classes_)
+            partner[c] = check_label("pairs", target, self.classes_)
+            if partner[c] == c:
+                raise ValueError(f"pairs sends {source!r} to itself")
+        return partner
+
+    def _pair(self, X, y, n_rows, streams):
+        partner = self._partners()
+        rows = streams.numpy("rows").permutation(np.flatnonzero(partner[y] >= 0))
+        return rows, partner[y[rows]]
+
+    def _transition(self):
+        n_classes = len(self.classes_)
+        if self.confusion_matrix is None:
+            raise ValueError("strategy='confusion' needs confusion_matrix, got None")
+        matrix = np.asarray(self.confusion_matrix, dtype=float)
+        if matrix.shape != (n_classes, n_classes):
+            raise ValueError(
+                f"confusion_matrix must have shape ({n_classes}, {n_classes}), one row "
+                f"and column a class, got {matrix.shape}"
+            )
+        sums = matrix.sum(axis=1)
+        if not np.isfinite(matrix).all() or (matrix < 0).any() or (sums <= 0).any():
+            raise ValueError(
+                "confusion_matrix must hold non-negative numbers and no empty row"
+            )
+        return matrix / sums[:, None]
+
+    def _confusion(self, X, y, n_rows, streams):
+        off = self._transition()
+        np.fill_diagonal(off, 0.0)
+        rate = off.sum(axis=1)
+        draw = streams.numpy("labels").rand(len(y), 1)
+        cumulated = np.cumsum(off, axis=1) / np.where(rate, rate, 1.0)[:, None]
+        labels = (draw >= cumulated[y]).sum(axis=1)
+        # rows without replacement in proportion to their rate: exponential clocks
+        with np.errstate(divide="ignore"):
+            clock = streams.numpy("rows").exponential(size=len(y)) / rate[y]
+        rows = np.argsort(clock, kind="stable")[: np.count_nonzero(rate[y])]
+        return rows, labels[rows].clip(max=len(self.classes_) - 1)
+
+    def _margins(self, X, y, streams):
+        """Return out-of-fold log-probabilities and the margin of each row."""
+        folds = min(self.cv, np.bincount(y).min())
+        model = self._new_surrogate(X, streams)
+        if folds < 2:
+            log_proba = _log_proba(model.fit(flat_numeric(X), y), flat_numeric(X), y)
+        else:
+            splits = StratifiedKFold(
+                folds, shuffle=True, random_state=streams.seed("folds")
+            )
+            log_proba = np.empty((len(y), len(self.classes_)))
+            for train, test in splits.split(np.zeros(len(y)), y):
+                X_flat = flat_numeric(X)
+                fold = clone(model).fit(take_rows(X_flat, train), y[train])
+                log_proba[test] = _log_proba(fold, take_rows(X_flat, test), y)
+        own = np.arange(len(y)), y
+        rivals = log_proba.copy()
+        rivals[own] = -np.inf
+        return log_proba, rivals, log_proba[own] - rivals.max(axis=1)
+
+    def _margin(self, X, y, n_rows, streams):
+        _, rivals, margin = self._margins(X, y, streams)
+        rows = np.argsort(margin, kind="stable")
+        return rows, rivals.argmax(axis=1)[rows]
+
+    def _far(self, X, y, n_rows, streams):
+        log_proba, _, margin = self._margins(X, y, streams)
+        log_proba[np.arange(len(y)), y] = np.inf
+        rows = np.argsort(-margin, kind="stable")
+        return rows, log_proba.argmin(axis=1)[rows]
+
+    def _adversarial(self, X, y, n_rows, streams):
+        X = flat_numeric(X)
+        model = self._new_surrogate(X, streams)
+        chunk = max(1, n_budget(self.chunk_size, len(y), name="chunk_size"))
+        clean = _log_proba(model.fit(X, y), X, y)
+        tainted_labels = y.copy()
+        rows = np.empty(0, dtype=int)
+        worth = -clean
+        while len(rows) < n_rows:
+            gain = worth.copy()
+            gain[np.arange(len(y)), y] = -np.inf
+            gain[rows] = -np.inf
+            best = gain.max(axis=1)
+            order = np.argsort(-best, kind="stable")[: min(chunk, len(y) - len(rows))]
+            tainted_labels[order] = gain.argmax(axis=1)[order]
+            rows = np.concatenate([rows, order])
+            # flips without end may leave one class, which nothing can be fitted on
+            if len(rows) < n_rows and len(np.unique(tainted_labels)) > 1:
+                model = clone(model).fit(X, tainted_labels)
+                worth = _log_proba(model, X, y) - clean
+        self.surrogate_ = model
+        return rows, tainted_labels[rows]
+
+    def _new_surrogate(self, X, streams):
+        if self.surrogate is None:
+            return make_pipeline(
+                make_table_encoder(X), LogisticRegression(max_iter=300)
+            )
+        if not any(
+            hasattr(self.surrogate, name)
+            for name in ("predict_proba", "decision_function")
+        ):
+            raise TypeError(
+                "surrogate must have predict_proba or decision_function for "
+                f"strategy={self.strategy!r}, got {self.surrogate!r}"
+            )
+        model = clone(self.surrogate)
+        set_random_states(model, streams, only_missing=True)
+        return model
+
+
+def _log_proba(model, X, y):
+    """Return log-probabilities, one column for each code in y."""
+    if hasattr(model, "predict_proba"):
+        found = np.log(np.clip(model.predict_proba(X), 1e-12, 1.0))
+    else:
+        score = model.decision_function(X)
+        score = np.column_stack([-score, score]) / 2 if score.ndim == 1 else score
+        found = score - np.logaddexp.reduce(score, axis=1, keepdims=True)
+    if found.shape[1] == y.max() + 1:
+        return found
+    # a class that the flips emptied is as unlikely as can be
+    log_proba = np.full((len(found), y.max() + 1), np.log(1e-12))
+    log_proba[:, model.classes_] = found
+    return log_proba
+
+
+def _warn(message):
+    warnings.warn(message, UserWarning, stacklevel=5)

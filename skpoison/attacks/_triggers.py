@@ -1,0 +1,474 @@
+"""Triggers: small objects that put a backdoor's mark on rows."""
+
+import numbers
+
+import numpy as np
+from scipy import sparse
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+
+from skpoison.utils import RandomStreams
+from skpoison.utils._containers import is_frame
+from skpoison.utils._validation import check_number, check_option
+
+
+class _ImageTrigger(BaseEstimator):
+    """A mark on images, given as (n, C, H, W), (n, H, W) or flat with input_shape."""
+
+    def _shape(self, X):
+        """Return (C, H, W) of one row of X, or raise saying what is missing."""
+        if X.ndim == 4:
+            return X.shape[1:]
+        if X.ndim == 3:
+            return (1, *X.shape[1:])
+        shape = getattr(self, "input_shape", None)
+        if X.ndim != 2 or shape is None:
+            raise ValueError(
+                f"{type(self).__name__} marks images: X must have shape (n, C, H, W), "
+                "or (n, C * H * W) with input_shape=(C, H, W); got X of shape "
+                f"{X.shape} and input_shape={shape}"
+            )
+        shape = (1, *shape) if len(shape) == 2 else tuple(shape)
+        if len(shape) != 3 or np.prod(shape) != X.shape[1]:
+            raise ValueError(
+                f"input_shape={self.input_shape} does not match rows of {X.shape[1]} "
+                "values"
+            )
+        return shape
+
+    def fit(self, X, y=None):
+        """Read from X what the trigger needs of it: shape and range.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+        y : ignored
+
+        Returns
+        -------
+        self
+        """
+        X = np.asarray(X)
+        self.low_, self.high_ = X.min(), X.max()
+        self._prepare(self._shape(X))
+        return self
+
+    def apply(self, X):
+        """Return a copy of X with the trigger on every row, in X's type.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+
+        Returns
+        -------
+        X_marked : ndarray like X
+        """
+        check_is_fitted(self, "low_")
+        X = np.asarray(X)
+        images = X.reshape(len(X), *self._shape(X))
+        marked = self._mark(images)
+        if X.dtype.kind in "iu":
+            marked = np.rint(np.clip(marked, self.low_, self.high_))
+        return marked.astype(X.dtype, copy=False).reshape(X.shape)
+
+
+class PatchTrigger(_ImageTrigger):
+    """A small patch pasted over each image: the BadNets trigger.
+
+    Parameters
+    ----------
+    patch : {"checkerboard", "solid"} or array, default="checkerboard"
+        An array has shape (h, w) or (C, h, w) and holds the pixels themselves.
+    size : int or (int, int), default=3
+        Height and width of a named patch in pixels; 3 as in the BadNets paper.
+    value : float, default=None
+        Bright pixels of a named patch. None is the largest value of the data given
+        to ``fit``; dark pixels of the checkerboard are the smallest.
+    position : str or (int, int), default="bottom_right"
+        A corner ("top_left", "top_right", "bottom_left", "bottom_right") or the row
+        and column of the patch's top left pixel.
+    margin : int, default=1
+        Pixels between a corner patch and the border.
+    input_shape : tuple (C, H, W), default=None
+        Of one image, where X is flat.
+
+    Attributes
+    ----------
+    patch_ : ndarray of shape (C or 1, h, w)
+    position_ : tuple of int
+        Row and column of the top left pixel.
+
+    See Also
+    --------
+    ColumnTrigger : The same for tables.
+
+    References
+    ----------
+    Gu, Dolan-Gavitt and Garg (2017), BadNets: identifying vulnerabilities in the
+    machine learning model supply chain. arXiv:1708.06733.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpoison.attacks import PatchTrigger
+    >>> X = np.zeros((1, 1, 4, 4))
+    >>> trigger = PatchTrigger("solid", size=(1, 2), value=1.0, margin=0).fit(X)
+    >>> trigger.apply(X)[0, 0]
+    array([[0., 0., 0., 0.],
+           [0., 0., 0., 0.],
+           [0., 0., 0., 0.],
+           [0., 0., 1., 1.]])
+    """
+
+    def __init__(
+        self,
+        patch="checkerboard",
+        *,
+        size=3,
+        value=None,
+        position="bottom_right",
+        margin=1,
+        input_shape=None,
+    ):
+        self.patch = patch
+        self.size = size
+        self.value = value
+        self.position = position
+        self.margin = margin
+        self.input_shape = input_shape
+
+    def _prepare(self, shape):
+        if isinstance(self.patch, str):
+            check_option("patch", self.patch, ["checkerboard", "solid"])
+            size = self.size
+            size = (size, size) if isinstance(size, numbers.Integral) else tuple(size)
+            for side in size:
+                check_number("size", side, low=1, integer=True)
+            bright = self.high_ if self.value is None else self.value
+            patch = np.full(size, check_number("value", bright), dtype=float)
+            if self.patch == "checkerboard":
+                patch[np.indices(size).sum(axis=0) % 2 == 1] = self.low_
+        else:
+            patch = np.asarray(self.patch, dtype=float)
+        patch = patch[None] if patch.ndim == 2 else patch
+        height, width = patch.shape[-2:]
+        if isinstance(self.position, str):
+            check_option(
+                "position",
+                self.position,
+                ["top_left", "top_right", "bottom_left", "bottom_right"],
+            )
+            check_number("margin", self.margin, low=0, integer=True)
+            vertical, horizontal = self.position.split("_")
+            row, column = self.margin, self.margin
+            if vertical == "bottom":
+                row = shape[1] - height - self.margin
+            if horizontal == "right":
+                column = shape[2] - width - self.margin
+        else:
+            row, column = self.position
+        if (
+            patch.ndim != 3
+            or patch.shape[0] not in (1, shape[0])
+            or not 0 <= row <= shape[1] - height
+            or not 0 <= column <= shape[2] - width
+        ):
+            raise ValueError(
+                f"patch of shape {patch.shape} at row {row}, column {column} does not "
+                f"fit into images of shape {tuple(shape)}"
+            )
+        self.patch_, self.position_ = patch, (int(row), int(column))
+
+    def _mark(self, images):
+        marked = images.astype(np.result_type(images, np.float32))
+        (row, column), (height, width) = self.position_, self.patch_.shape[-2:]
+        marked[:, :, row : row + height, column : column + width] = self.patch_
+        return marked
+
+
+class BlendTrigger(_ImageTrigger):
+    """A fixed picture blended into the whole image: ``(1 - alpha) x + alpha k``.
+
+    Works on rows of any shape.
+
+    Parameters
+    ----------
+    pattern : array of the shape of one row, default=None
+        None draws uniform noise over the data's range.
+    alpha : float in (0, 1], default=0.2
+        Weight of the pattern; the paper blends with 0.1 to 0.2.
+    random_state : None, int, RandomState or Generator, default=0
+        Draws the pattern. Fixed by default: the trigger is the attacker's secret,
+        and every part of an experiment must see the same one.
+
+    Attributes
+    ----------
+    pattern_ : ndarray of the shape of one row
+
+    References
+    ----------
+    Chen, Liu, Li, Lu and Song (2017), Targeted backdoor attacks on deep learning
+    systems using data poisoning. arXiv:1712.05526.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpoison.attacks import BlendTrigger
+    >>> trigger = BlendTrigger(np.ones((1, 2, 2)), alpha=0.25)
+    >>> trigger.fit(np.zeros((1, 1, 2, 2))).apply(np.zeros((1, 1, 2, 2)))[0, 0]
+    array([[0.25, 0.25],
+           [0.25, 0.25]])
+    """
+
+    def __init__(self, pattern=None, *, alpha=0.2, random_state=0):
+        self.pattern = pattern
+        self.alpha = alpha
+        self.random_state = random_state
+
+    def _shape(self, X):
+        return X.shape[1:]
+
+    def _prepare(self, shape):
+        check_number("alpha", self.alpha, low=0.0, high=1.0, strict=True)
+        if self.pattern is None:
+            rng = RandomStreams(self.random_state).numpy("pattern")
+            self.pattern_ = rng.uniform(self.low_, self.high_, size=shape)
+            return
+        self.pattern_ = np.asarray(self.pattern, dtype=float)
+        if self.pattern_.shape != tuple(shape):
+            raise ValueError(
+                f"pattern has shape {self.pattern_.shape}, the rows of X {tuple(shape)}"
+            )
+
+    def _mark(self, images):
+        alpha, dtype = float(self.alpha), np.result_type(images, np.float32)
+        # the weights are Python floats, so float32 images stay float32
+        return images * (1.0 - alpha) + (alpha * self.pattern_).astype(dtype)
+
+
+class SinusoidTrigger(_ImageTrigger):
+    """A faint sinusoid added along the rows of each image (SIG).
+
+    Parameters
+    ----------
+    amplitude : float, default=None
+        In the units of X. None is 20/255 of the range of the data given to ``fit``,
+        as in the paper.
+    frequency : float, default=6
+        Periods over the width; the paper's value.
+    input_shape : tuple (C, H, W), default=None
+        Of one image, where X is flat.
+
+    Attributes
+    ----------
+    wave_ : ndarray of shape (W,)
+
+    References
+    ----------
+    Barni, Kallas and Tondi (2019), A new backdoor attack in CNNs by training set
+    corruption without label poisoning. arXiv:1902.11237.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpoison.attacks import SinusoidTrigger
+    >>> X = np.array([[[[0.0, 0.5, 0.5, 1.0]]]])
+    >>> SinusoidTrigger(0.1, frequency=1).fit(X).apply(X).round(2)[0, 0]
+    array([[0. , 0.6, 0.5, 0.9]])
+    """
+
+    def __init__(self, amplitude=None, *, frequency=6, input_shape=None):
+        self.amplitude = amplitude
+        self.frequency = frequency
+        self.input_shape = input_shape
+
+    def _prepare(self, shape):
+        if self.amplitude is None:
+            amplitude = 20 / 255 * (float(self.high_) - float(self.low_))
+        else:
+            amplitude = check_number("amplitude", self.amplitude, low=0.0, strict=True)
+        check_number("frequency", self.frequency, low=0.0, strict=True)
+        columns = np.arange(shape[2])
+        self.wave_ = amplitude * np.sin(2 * np.pi * columns * self.frequency / shape[2])
+
+    def _mark(self, images):
+        dtype = np.result_type(images, np.float32)
+        marked = images + self.wave_.astype(dtype)
+        # a row that lies outside the range seen in fit is not pulled into it
+        low = np.minimum(images, self.low_)
+        return np.clip(marked, low, np.maximum(images, self.high_))
+
+
+class ColumnTrigger(BaseEstimator):
+    """Chosen columns of a table set to fixed, plausible values.
+
+    Takes arrays, sparse matrices and data frames with numeric and categorical
+    columns.
+
+    Parameters
+    ----------
+    columns : list of int or str, default=None
+        Positions, or names in a data frame. None is the last three columns, or as
+        many as there are.
+    values : scalar, list or dict, default=None
+        What they are set to. None keeps each value legal and in range: the
+        `quantile` of a numeric column, the rarest category of any other.
+    quantile : float in [0, 1], default=0.99
+        High enough to be rare, low enough to be plausible.
+
+    Attributes
+    ----------
+    columns_ : list of int
+        Positions.
+    values_ : list
+        One value a column.
+
+    See Also
+    --------
+    PatchTrigger : The same for images.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from skpoison.attacks import ColumnTrigger
+    >>> X = pd.DataFrame({"age": [20, 30, 40], "job": ["cook", "cook", "judge"]})
+    >>> ColumnTrigger(quantile=1.0).fit(X).apply(X)
+       age    job
+    0   40  judge
+    1   40  judge
+    2   40  judge
+    """
+
+    def __init__(self, columns=None, *, values=None, quantile=0.99):
+        self.columns = columns
+        self.values = values
+        self.quantile = quantile
+
+    def fit(self, X, y=None):
+        """Resolve columns and values on the data.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or data frame of shape (n_samples, n_features)
+        y : ignored
+
+        Returns
+        -------
+        self
+        """
+        if not (is_frame(X) or sparse.issparse(X)):
+            X = np.asarray(X)
+            if X.ndim != 2:
+                raise ValueError(
+                    f"ColumnTrigger marks tables, got X of shape {X.shape}; "
+                    "PatchTrigger marks images"
+                )
+        check_number("quantile", self.quantile, low=0.0, high=1.0)
+        n_features = X.shape[1]
+        if self.columns is None:
+            self.columns_ = list(range(max(0, n_features - 3), n_features))
+        else:
+            wanted = np.atleast_1d(np.asarray(self.columns, dtype=object))
+            self.columns_ = [self._position(c, X) for c in wanted]
+        if self.values is None:
+            self.values_ = [self._plausible(_column(X, c)) for c in self.columns_]
+        elif isinstance(self.values, dict):
+            given = {self._position(c, X): v for c, v in self.values.items()}
+            if sorted(given) != sorted(self.columns_):
+                raise ValueError(
+                    "values must name the same columns as columns, got "
+                    f"{sorted(self.values)} and {self.columns}"
+                )
+            self.values_ = [given[c] for c in self.columns_]
+        elif np.ndim(self.values) == 0:
+            self.values_ = [self.values] * len(self.columns_)
+        else:
+            self.values_ = list(self.values)
+        if len(self.values_) != len(self.columns_):
+            raise ValueError(
+                f"values must have one entry a column, {len(self.columns_)}, got "
+                f"{len(self.values_)}"
+            )
+        return self
+
+    def _position(self, column, X):
+        if isinstance(column, str):
+            names = list(X.columns) if is_frame(X) else []
+            if column not in names:
+                raise ValueError(
+                    f"columns: {column!r} is not a column of X"
+                    + (f", which has {names[:10]}" if names else ", which has no names")
+                )
+            return names.index(column)
+        check_number("columns", column, integer=True)
+        if not -X.shape[1] <= column < X.shape[1]:
+            raise ValueError(
+                f"columns: {column} is out of range for X with {X.shape[1]} features"
+            )
+        return int(column) % X.shape[1]
+
+    def _plausible(self, column):
+        kind = np.asarray(column).dtype.kind
+        if kind in "fiu":
+            found = column[~np.isnan(column)] if kind == "f" else column
+            method = "linear" if kind == "f" else "nearest"
+            return np.quantile(found, self.quantile, method=method)
+        # the rarest category, the first in order among equals
+        values = [v for v in column.tolist() if v is not None and v == v]
+        categories, counts = np.unique(
+            np.array([str(v) for v in values]), return_counts=True
+        )
+        rarest = categories[np.argmin(counts)]
+        return next(v for v in values if str(v) == rarest)
+
+    def apply(self, X):
+        """Return a copy of X with the trigger in every row.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or data frame of shape (n_samples, n_features)
+
+        Returns
+        -------
+        X_marked : like X
+            Column types are kept.
+        """
+        check_is_fitted(self, "columns_")
+        if hasattr(X, "with_columns"):  # polars
+            import polars as pl
+
+            names = X.columns
+            return X.with_columns(
+                pl.lit(value).cast(X.dtypes[c]).alias(names[c])
+                for c, value in zip(self.columns_, self.values_, strict=True)
+            )
+        if is_frame(X):
+            X = X.copy()
+            for c, value in zip(self.columns_, self.values_, strict=True):
+                name, dtype = X.columns[c], X.dtypes.iloc[c]
+                X[name] = type(X.iloc[:, c])([value] * len(X), index=X.index).astype(
+                    dtype
+                )
+            return X
+        if sparse.issparse(X):
+            marked = X.tolil(copy=True)
+            for c, value in zip(self.columns_, self.values_, strict=True):
+                marked[:, c] = value
+            return marked.asformat(X.format)
+        if isinstance(X, list):
+            return self.apply(np.asarray(X)).tolist()
+        X = np.array(X)
+        for c, value in zip(self.columns_, self.values_, strict=True):
+            X[:, c] = value
+        return X
+
+
+def _column(X, position):
+    if hasattr(X, "with_columns"):
+        return X[:, position].to_numpy()
+    if is_frame(X):
+        return X.iloc[:, position].to_numpy()
+    if sparse.issparse(X):
+        return X[:, [position]].toarray().ravel()
+    return X[:, position]

@@ -1,0 +1,461 @@
+"""The attack contract: what changes X is a transformer, what changes y a sampler."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+from sklearn.base import OneToOneFeatureMixin, TransformerMixin
+from sklearn.utils import Bunch, InputTags
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import (
+    check_array,
+    check_consistent_length,
+    check_is_fitted,
+    column_or_1d,
+    validate_data,
+)
+
+from skpoison.utils import RandomStreams, n_budget, row_keys
+from skpoison.utils._containers import is_frame, like, take_rows
+from skpoison.utils._validation import check_targets
+
+__all__ = ["BaseAttack", "PerturbationMixin", "SamplerMixin"]
+
+# uint8 images stay uint8, every other integer becomes float64
+_DTYPES = [np.float64, np.float32, np.uint8]
+
+
+class BaseAttack:
+    """What every attack on training data has in common.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Sorted labels of the clean data.
+    poison_indices_ : ndarray of int
+        Positions of the poisoned rows in the data that the attack hands back.
+    sample_indices_ : ndarray of shape (n_out,)
+        For each row handed back the row it came from, -1 for one made from nothing.
+    poison_mask_ : ndarray of shape (n_out,), dtype bool
+    n_poisoned_ : int
+        Never above the budget.
+    y_original_ : ndarray of shape (n_poisoned_,)
+        Labels of the poisoned rows before the attack.
+    """
+
+    @property
+    def poison_mask_(self):
+        """Bool mask of the poisoned rows of the data that was handed back."""
+        mask = np.zeros(len(self.sample_indices_), dtype=bool)
+        mask[self.poison_indices_] = True
+        return mask
+
+    @property
+    def n_poisoned_(self):
+        """Number of poisoned rows."""
+        return len(self.poison_indices_)
+
+    def poison(self, X, y):
+        """Poison a training set: one call for both kinds of attack.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or data frame of shape (n_samples, ...)
+        y : array-like of shape (n_samples,)
+
+        Returns
+        -------
+        data : Bunch
+            `X` and `y` in the containers that came in, `poison_mask`,
+            `poison_indices`, `sample_indices` and `y_original` as the attributes
+            of the same names.
+        """
+        X_out, y_out = self._poison(X, y)
+        return Bunch(
+            X=X_out,
+            y=y_out,
+            poison_mask=self.poison_mask_,
+            poison_indices=self.poison_indices_,
+            sample_indices=self.sample_indices_,
+            y_original=self.y_original_,
+        )
+
+    def attack_outcomes(self, predict, X, y):
+        """Tell, for each trial on held-out data, whether the attacker got his way.
+
+        An attack on availability, the default here, wins a row that is misread.
+
+        Parameters
+        ----------
+        predict : callable
+            The victim's ``predict``, on rows in the attack's input space.
+        X : array-like of shape (n_samples, ...)
+            Held-out rows, clean.
+        y : array-like of shape (n_samples,)
+            Their true labels.
+
+        Returns
+        -------
+        outcomes : ndarray of bool, one a trial
+        """
+        return np.asarray(predict(X)) != np.asarray(y)
+
+    def attack_success(self, predict, X, y):
+        """Return the share of trials that the attacker won, NaN without a trial.
+
+        Parameters
+        ----------
+        predict, X, y
+            See :meth:`attack_outcomes`.
+
+        Returns
+        -------
+        success : float in [0, 1]
+        """
+        check_is_fitted(self)
+        outcomes = self.attack_outcomes(predict, X, y)
+        return float(np.mean(outcomes)) if len(outcomes) else float("nan")
+
+
+class PerturbationMixin(OneToOneFeatureMixin, TransformerMixin, BaseAttack):
+    """Base of clean-label attacks: X changes, rows and labels stay.
+
+    ``fit`` crafts one perturbation for each row that it picks; ``transform`` replays
+    it by row content: a row that was poisoned comes back poisoned, every other row
+    comes back bit for bit. So ``fit_transform`` equals ``fit().transform()``, a
+    pipeline trains on poisoned rows, and test rows pass it untouched.
+
+    A subclass has ``budget`` and ``random_state``, and writes ``_craft(X, y, rows,
+    streams)``, which returns one perturbation for each of `rows`. It may narrow
+    ``_candidates`` and check its parameters in ``_check_params``, which runs before
+    anything else is done. An attack with ``targets`` and ``target_labels`` finds
+    them resolved in ``targets_`` and ``target_labels_``.
+
+    Attributes
+    ----------
+    perturbation_ : ndarray of shape (n_poisoned_, *input_shape_)
+        What is added to each poisoned row.
+    row_keys_ : ndarray of shape (n_poisoned_,), dtype <U32
+        By which the rows are recognised.
+    perturbation_norms_ : dict of str to ndarray of shape (n_poisoned_,)
+        "linf" and "l2" of what is added.
+    input_shape_ : tuple of int
+    n_features_in_ : int
+        The number of channels for images.
+
+    Notes
+    -----
+    Rows that are equal form a group: its members share one perturbation and are
+    poisoned together or not at all. A group with more than one label never is.
+    The rows of a smaller budget are a subset of those of a larger one, so that
+    curves over ``budget`` are paired.
+    """
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def _check_params(self, X, y):
+        """Raise on a bad parameter; y is encoded as 0..n_classes-1."""
+
+    def _candidates(self, y):
+        """Return a bool mask of the rows that may be poisoned."""
+        return np.ones(len(y), dtype=bool)
+
+    def _craft(self, X, y, rows, streams):
+        raise TypeError(f"{type(self).__name__} must define _craft")
+
+    def fit(self, X, y):
+        """Craft the perturbations.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+            Dense and numeric. uint8 images stay uint8.
+        y : array-like of shape (n_samples,)
+            Class labels.
+
+        Returns
+        -------
+        self
+        """
+        X, y = validate_data(self, X, y, dtype=_DTYPES, allow_nd=True)
+        check_classification_targets(y)
+        self.classes_, encoded = np.unique(y, return_inverse=True)
+        self.input_shape_ = X.shape[1:]
+        n_rows = n_budget(self.budget, len(X))
+        self._check_params(X, encoded)
+        streams = RandomStreams(self.random_state)
+        keys = row_keys(X)
+        if hasattr(self, "targets"):
+            self._resolve_targets(X, y, keys, streams)
+        groups, first, sizes = _pure_groups(keys, encoded, self._candidates(encoded))
+        chosen = _prefix_within(streams.numpy("rows"), sizes, n_rows)
+        crafted = np.zeros((len(chosen), *X.shape[1:]), dtype=X.dtype)
+        if len(chosen):
+            crafted = self._craft(X, encoded, first[chosen], streams)
+        position = np.full(len(sizes) + 1, -1)
+        position[chosen] = np.arange(len(chosen))
+        owner = position[groups]  # groups is -1 for rows that are no candidates
+        self.poison_indices_ = np.flatnonzero(owner >= 0)
+        self.row_keys_ = keys[self.poison_indices_]
+        self.perturbation_ = _as_stored(crafted, X.dtype)[owner[self.poison_indices_]]
+        self.sample_indices_ = np.arange(len(X))
+        self.y_original_ = np.asarray(y)[self.poison_indices_]
+        size = int(np.prod(self.input_shape_))
+        flat = self.perturbation_.reshape(-1, size).astype(float)
+        self.perturbation_norms_ = {
+            "linf": np.abs(flat).max(axis=1, initial=0.0),
+            "l2": np.sqrt((flat**2).sum(axis=1)),
+        }
+        return self
+
+    def _resolve_targets(self, X, y, keys, streams):
+        if self.targets is not None:
+            self.targets_, self.target_labels_ = check_targets(
+                self.targets, self.target_labels, X, keys, self.classes_
+            )
+            return
+        # some aim is needed for Attack().fit(X, y) to run: one training row, which
+        # stays in the data with its true label and makes the attack harder
+        row = streams.numpy("targets").randint(len(X))
+        successor = np.searchsorted(self.classes_, y[row]) + 1
+        self.targets_ = X[row : row + 1].copy()
+        self.target_labels_ = self.classes_[[successor % len(self.classes_)]]
+
+    def transform(self, X):
+        """Return X with each row that ``fit`` poisoned perturbed.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+
+        Returns
+        -------
+        X_out : ndarray
+            A copy, of the same type.
+        """
+        check_is_fitted(self)
+        X = validate_data(
+            self, X, reset=False, dtype=_DTYPES, allow_nd=True, copy=True, order="C"
+        )
+        if X.shape[1:] != self.input_shape_:
+            raise ValueError(
+                f"X has rows of shape {X.shape[1:]}, but {type(self).__name__} was "
+                f"fitted on rows of shape {self.input_shape_}"
+            )
+        if len(self.row_keys_):
+            order = np.argsort(self.row_keys_)
+            ordered = self.row_keys_[order]
+            keys = row_keys(X)
+            place = np.searchsorted(ordered, keys).clip(max=len(ordered) - 1)
+            hit = np.flatnonzero(ordered[place] == keys)
+            X[hit] = _add(X[hit], self.perturbation_[order[place[hit]]])
+        return X
+
+    def _poison(self, X, y):
+        X_out = self.fit(X, y).transform(X)
+        return (like(X_out, X) if is_frame(X) else X_out), y
+
+    def get_feature_names_out(self, input_features=None):
+        """Return the names of the input features, for two-dimensional input.
+
+        Parameters
+        ----------
+        input_features : array-like of str, default=None
+
+        Returns
+        -------
+        names : ndarray of str
+        """
+        check_is_fitted(self)
+        if len(self.input_shape_) != 1:
+            raise ValueError(
+                "feature names and set_output are defined for 2-dimensional X only; "
+                f"{type(self).__name__} was fitted on rows of shape {self.input_shape_}"
+            )
+        return super().get_feature_names_out(input_features)
+
+
+def _pure_groups(keys, y, candidates):
+    """Group equal rows; keep the groups of one label whose rows all are candidates.
+
+    Returns the group of each row (-1: none), each group's first row and its size.
+    """
+    _, first, group, sizes = np.unique(
+        keys, return_index=True, return_inverse=True, return_counts=True
+    )
+    usable = np.ones(len(first), dtype=bool)
+    usable[group[(y != y[first[group]]) | ~candidates]] = False
+    number = np.cumsum(usable) - 1
+    number[~usable] = -1
+    return number[group], first[usable], sizes[usable]
+
+
+def _prefix_within(rng, sizes, n_rows):
+    """Pick groups in random order while their rows fit into n_rows.
+
+    A prefix of one permutation, so that smaller budgets stay nested in larger ones.
+    """
+    order = rng.permutation(len(sizes))
+    total = np.cumsum(sizes[order])
+    if n_rows > sizes.sum():
+        warnings.warn(
+            f"the budget allows {n_rows} rows, but only {sizes.sum()} can be poisoned: "
+            "all of them are",
+            UserWarning,
+            stacklevel=3,
+        )
+    return order[: np.searchsorted(total, n_rows, side="right")]
+
+
+def _as_stored(perturbation, dtype):
+    """Keep perturbations in X's own floating type, those of uint8 as int16."""
+    if dtype == np.uint8:
+        return np.rint(perturbation).astype(np.int16)
+    return np.asarray(perturbation, dtype=dtype)
+
+
+def _add(X, perturbation):
+    if X.dtype == np.uint8:
+        return np.clip(np.rint(X + perturbation.astype(np.float32)), 0, 255)
+    return X + perturbation.astype(X.dtype)
+
+
+@dataclass
+class _SamplerInputTags(InputTags):
+    dataframe: bool = True  # imbalanced-learn's check generator reads it
+
+
+class SamplerMixin(BaseAttack):
+    """Base of attacks that change labels or the number of rows.
+
+    ``fit_resample(X, y)`` is imbalanced-learn's contract, kept without needing
+    imbalanced-learn: in its ``Pipeline`` the attack acts during ``fit`` only. In
+    scikit-learn's own containers use
+    :class:`~skpoison.compose.PoisonedEstimator`, since a scikit-learn ``Pipeline``
+    takes no step that changes y.
+
+    A subclass has ``budget`` and ``random_state``, and writes ``_resample(X, y,
+    n_rows, streams)``. It is given X in the caller's container, y encoded as
+    0..n_classes-1 and the number of rows it may touch, and returns ``(X, y,
+    poison_indices, sample_indices)``, y encoded; an X that does not change is
+    returned as the same object.
+
+    Notes
+    -----
+    Data frames with any columns, sparse matrices, missing values and n-dimensional
+    arrays are taken and handed back in kind; inputs are never written to.
+    """
+
+    _estimator_type = "sampler"
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.estimator_type = "sampler"
+        tags.target_tags.required = True
+        tags.input_tags = _SamplerInputTags(
+            sparse=True, allow_nan=True, string=True, categorical=True
+        )
+        return tags
+
+    def _check_params(self, X, y):
+        """Raise on a bad parameter; y is encoded as 0..n_classes-1."""
+
+    def _resample(self, X, y, n_rows, streams):
+        raise TypeError(f"{type(self).__name__} must define _resample")
+
+    def _validate(self, X, y):
+        if y is None:
+            raise ValueError(
+                f"This {type(self).__name__} estimator requires y to be passed, but "
+                "the target y is None"
+            )
+        if is_frame(X):
+            validate_data(self, X, y, skip_check_array=True)
+            if X.shape[0] == 0 or X.shape[1] == 0:
+                raise ValueError(f"X must have rows and columns, got shape {X.shape}")
+        else:
+            checked = validate_data(
+                self,
+                X,
+                accept_sparse=["csr", "csc"],
+                dtype=None,
+                ensure_all_finite=False,
+                allow_nd=True,
+            )
+            X = X if isinstance(X, list) else checked
+        labels = column_or_1d(y, warn=True)
+        labels = check_array(
+            labels, ensure_2d=False, dtype=None, ensure_min_samples=1, input_name="y"
+        )
+        check_consistent_length(X, labels)
+        check_classification_targets(labels)
+        self.classes_, encoded = np.unique(labels, return_inverse=True)
+        return X, encoded
+
+    def fit(self, X, y):
+        """Check the input; the attack itself is ``fit_resample``.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or data frame of shape (n_samples, ...)
+        y : array-like of shape (n_samples,)
+
+        Returns
+        -------
+        self
+        """
+        X, encoded = self._validate(X, y)
+        n_budget(self.budget, len(encoded))
+        self._check_params(X, encoded)
+        return self
+
+    def fit_resample(self, X, y):
+        """Return the poisoned training set.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or data frame of shape (n_samples, ...)
+        y : array-like of shape (n_samples,)
+            Class labels.
+
+        Returns
+        -------
+        X_out, y_out
+            In the containers that came in. Rows keep their order; rows are added at
+            the end and only by attacks that add rows.
+        """
+        X, encoded = self._validate(X, y)
+        n_rows = n_budget(self.budget, len(encoded))
+        self._check_params(X, encoded)
+        X_out, y_new, poisons, sources = self._resample(
+            X, encoded, n_rows, RandomStreams(self.random_state)
+        )
+        self.poison_indices_ = np.sort(poisons)
+        self.sample_indices_ = sources
+        origin = sources[self.poison_indices_]
+        self.y_original_ = self.classes_[encoded[origin]]
+        labels = self.classes_[y_new]
+        template = y if len(sources) == len(encoded) else take_rows(y, sources)
+        if hasattr(template, "reshape") and np.ndim(template) == 2:
+            template = np.ravel(template)
+        return X_out, like(labels, template)
+
+    def _poison(self, X, y):
+        return self.fit_resample(X, y)
+
+    def _unchanged(self, X, y):
+        """What a ``_resample`` returns that has nothing to do."""
+        return X, y, np.empty(0, dtype=int), np.arange(len(y))
+
+
+def flat_numeric(X):
+    """Return X as a matrix of floats that a surrogate can take: images flattened."""
+    if sparse.issparse(X) or is_frame(X):
+        return X
+    X = np.asarray(X)
+    return X.reshape(len(X), -1) if X.ndim > 2 else X

@@ -1,0 +1,6 @@
+"""Scores of attacks, detectors and their uncertainty."""
+
+from skpoison.metrics._attack import attack_success_score, wilson_interval
+from skpoison.metrics._detection import detection_report
+
+__all__ = ["attack_success_score", "detection_report", "wilson_interval"]

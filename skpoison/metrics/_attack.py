@@ -1,0 +1,128 @@
+"""The attacker's score of a victim, and intervals for shares."""
+
+import numpy as np
+from scipy.special import ndtri
+from sklearn.utils.validation import check_is_fitted
+
+from skpoison.utils._validation import check_number
+
+
+def wilson_interval(n_successes, n_trials, *, confidence=0.95):
+    """Wilson score interval of a share.
+
+    Parameters
+    ----------
+    n_successes, n_trials : int or array of int
+    confidence : float in (0, 1), default=0.95
+
+    Returns
+    -------
+    low, high : float or ndarray
+        NaN where there is no trial.
+
+    Notes
+    -----
+    With p the share, n the trials and z the normal quantile, the centre is
+    ``(p + z^2 / 2n) / (1 + z^2 / n)`` and the half width
+    ``z / (1 + z^2 / n) sqrt(p (1 - p) / n + z^2 / 4n^2)``. Trials must be
+    independent: rows that one victim reads are so only given that victim.
+
+    References
+    ----------
+    Wilson (1927), Probable inference, the law of succession, and statistical
+    inference. JASA 22.
+
+    Examples
+    --------
+    >>> from skpoison.metrics import wilson_interval
+    >>> low, high = wilson_interval(0, 20)
+    >>> print(f"{low:.3f} {high:.3f}")
+    0.000 0.161
+    """
+    check_number("confidence", confidence, low=0.0, high=1.0, strict=True)
+    wins, n = np.asarray(n_successes, dtype=float), np.asarray(n_trials, dtype=float)
+    if (wins < 0).any() or (wins > n).any():
+        raise ValueError(
+            f"n_successes must lie between 0 and n_trials, got {n_successes} of "
+            f"{n_trials}"
+        )
+    z = ndtri(0.5 + confidence / 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = wins / n
+        centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+        half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    low, high = (centre - half).clip(0, 1), (centre + half).clip(0, 1)
+    return (float(low), float(high)) if low.ndim == 0 else (low, high)
+
+
+def attack_success_score(estimator, X, y):
+    """Score a fitted victim from the attacker's side: a scorer for any search.
+
+    Finds the attack in a :class:`~skpoison.compose.PoisonedEstimator`, in a step of
+    a pipeline (rows are mapped by the steps before it) or in the best estimator of
+    a search, and returns its ``attack_success`` on held-out rows.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Fitted.
+    X : array-like of shape (n_samples, ...)
+        Held-out rows, clean.
+    y : array-like of shape (n_samples,)
+        Their true labels.
+
+    Returns
+    -------
+    success : float in [0, 1]
+        NaN when the estimator holds no attack or no row is a trial.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.model_selection import cross_validate
+    >>> from skpoison.attacks import BackdoorAttack
+    >>> from skpoison.compose import PoisonedEstimator
+    >>> from skpoison.metrics import attack_success_score
+    >>> X, y = load_digits(return_X_y=True)
+    >>> scores = cross_validate(
+    ...     PoisonedEstimator(BackdoorAttack(random_state=0), random_state=0),
+    ...     X / 16, y, cv=3,
+    ...     scoring={"clean": "accuracy", "attack_success": attack_success_score},
+    ... )
+    >>> bool(scores["test_attack_success"].min() > 0.8)
+    True
+    """
+    found = _locate(estimator, X)
+    if found is None:
+        return float("nan")
+    attack, predict, X = found
+    return attack.attack_success(predict, X, y)
+
+
+def _locate(estimator, X):
+    """Return the attack, the victim's predict and X, in the attack's input space."""
+    if hasattr(estimator, "best_estimator_"):
+        return _locate(estimator.best_estimator_, X)
+    if hasattr(estimator, "attack_success"):
+        return None  # an attack on its own is no victim
+    if hasattr(estimator, "steps"):
+        for i, (_, step) in enumerate(estimator.steps):
+            if step is None or isinstance(step, str):
+                continue
+            if hasattr(step, "attack_success"):
+                return step, estimator[i + 1 :].predict, X
+            inner = _locate(step, X)
+            if inner is not None:
+                attack, _, X = inner
+                return attack, estimator[i:].predict, X
+            if hasattr(step, "transform"):
+                X = step.transform(X)
+        return None
+    if getattr(estimator, "attack_", None) is not None:
+        check_is_fitted(estimator)
+        return estimator.attack_, estimator.predict, X
+    if hasattr(estimator, "estimator_"):
+        inner = _locate(estimator.estimator_, X)
+        if inner is not None:
+            return inner
+    return None

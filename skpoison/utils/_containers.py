@@ -1,0 +1,65 @@
+"""Rows in and rows out, in the container that the caller brought."""
+
+import numpy as np
+from scipy import sparse
+from sklearn.utils import _safe_indexing as take_rows
+
+__all__ = ["append_rows", "is_frame", "like", "put_rows", "take_rows"]
+
+
+def is_frame(X):
+    """Tell whether X is a data frame (pandas or polars)."""
+    return hasattr(X, "columns") and hasattr(X, "dtypes")
+
+
+def _is_polars(X):
+    return type(X).__module__.partition(".")[0] == "polars"
+
+
+def append_rows(X, rows):
+    """Put `rows` below X; both are of one container."""
+    if sparse.issparse(X):
+        return sparse.vstack([X, rows], format=X.format)
+    if _is_polars(X):
+        return X.vstack(rows)
+    if is_frame(X):
+        import pandas as pd
+
+        return pd.concat([X, rows])
+    if isinstance(X, list):
+        return X + list(rows)
+    return np.concatenate([X, rows])
+
+
+def put_rows(X, positions, rows):
+    """Return a copy of X in which `rows` stand at `positions`."""
+    n_samples = X.shape[0] if hasattr(X, "shape") else len(X)
+    source = np.arange(n_samples)
+    source[positions] = n_samples + np.arange(len(positions))
+    return take_rows(append_rows(X, rows), source)
+
+
+def like(values, template):
+    """Give an ndarray of labels or a matrix the container of `template`.
+
+    Rows must be those of `template`, in order: index and names carry over.
+    """
+    if isinstance(template, list):
+        return values.tolist()
+    if _is_polars(template):
+        import polars as pl
+
+        if is_frame(template):
+            return pl.DataFrame(values, schema=template.columns)
+        return pl.Series(template.name, values.tolist(), dtype=template.dtype)
+    if is_frame(template):
+        import pandas as pd
+
+        return pd.DataFrame(values, index=template.index, columns=template.columns)
+    if hasattr(template, "iloc"):
+        import pandas as pd
+
+        return pd.Series(
+            values, index=template.index, name=template.name, dtype=template.dtype
+        )
+    return values

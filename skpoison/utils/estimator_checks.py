@@ -1,0 +1,496 @@
+"""Checks that every attack must pass, for our attacks and for yours.
+
+Beside scikit-learn's own ``parametrize_with_checks``, which covers what any
+estimator must do, these cover what an attack on training data must do.
+"""
+
+import functools
+import pickle
+import random
+import warnings
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+
+__all__ = ["check_attack", "parametrize_with_attack_checks"]
+
+
+def parametrize_with_attack_checks(attacks):
+    """Pytest decorator: run every check on every attack.
+
+    Parameters
+    ----------
+    attacks : list of attack
+        Instances with fast parameters, of either kind.
+
+    Returns
+    -------
+    decorator : pytest.mark.parametrize
+        Of a test with the arguments ``attack`` and ``check``.
+
+    See Also
+    --------
+    check_attack : The same without pytest.
+
+    Examples
+    --------
+    >>> from skpoison.attacks import LabelFlipAttack
+    >>> from skpoison.utils.estimator_checks import parametrize_with_attack_checks
+    >>> @parametrize_with_attack_checks([LabelFlipAttack()])
+    ... def test_attack(attack, check):
+    ...     check(attack)
+    """
+    import pytest
+
+    cases = [
+        pytest.param(attack, check, id=f"{attack!r}-{check.__name__}")
+        for attack in attacks
+        for check in _checks_of(attack)
+    ]
+    return pytest.mark.parametrize("attack, check", cases)
+
+
+def check_attack(attack):
+    """Run every check on one attack and raise on the first that fails.
+
+    Parameters
+    ----------
+    attack : attack
+        Of either kind, with fast parameters.
+
+    Examples
+    --------
+    >>> from skpoison.attacks import LabelFlipAttack
+    >>> from skpoison.utils.estimator_checks import check_attack
+    >>> check_attack(LabelFlipAttack())
+    """
+    for check in _checks_of(attack):
+        check(attack)
+
+
+def _checks_of(attack):
+    if hasattr(attack, "fit_resample"):
+        return [*_COMMON, *_SAMPLER]
+    checks = [*_COMMON, *_PERTURBATION]
+    if hasattr(attack, "eps") and not hasattr(attack, "trigger"):
+        checks.append(check_eps_and_bounds)
+    if hasattr(attack, "targets"):
+        checks.append(check_target_inside_data_is_refused)
+    return checks
+
+
+def _data(seed=0, n_samples=60, shape=(6,)):
+    """Three string classes in [0, 1], well apart, no two rows equal."""
+    rng = np.random.RandomState(seed)
+    y = np.array(["ant", "bee", "cat"])[np.arange(n_samples) % 3]
+    X = 0.2 * rng.rand(n_samples, *shape) + 0.3 * (np.arange(n_samples) % 3).reshape(
+        -1, *[1] * len(shape)
+    )
+    return X, y
+
+
+def _with(attack, **params):
+    attack = clone(attack)
+    params = {k: v for k, v in params.items() if k in attack.get_params()}
+    return attack.set_params(**params)
+
+
+def _quiet(check):
+    @functools.wraps(check)
+    def quiet(attack):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            check(attack)
+
+    return quiet
+
+
+class _FirstColumn(ClassifierMixin, BaseEstimator):
+    """A victim that every attack can be scored against."""
+
+    def fit(self, X, y):
+        self.classes_ = np.unique(y)
+        return self
+
+    def predict(self, X):
+        X = np.asarray(X)
+        return np.full(len(X), self.classes_[0])
+
+
+def _changed_rows(X, X_out):
+    return np.flatnonzero((X.reshape(len(X), -1) != X_out.reshape(len(X), -1)).any(1))
+
+
+# What both kinds must do
+
+
+@_quiet
+def check_budget_zero_is_identity(attack):
+    """Budget 0 poisons nothing and still sets everything else up."""
+    X, y = _data()
+    attack = _with(attack, budget=0, random_state=0)
+    data = attack.poison(X, y)
+    np.testing.assert_array_equal(data.X, X)
+    np.testing.assert_array_equal(data.y, y)
+    assert data.poison_mask.shape == (len(X),) and not data.poison_mask.any()
+    assert 0 <= attack.attack_success(_FirstColumn().fit(X, y).predict, X, y) <= 1
+
+
+@_quiet
+def check_budget_is_never_exceeded(attack):
+    """No budget, as count or share, is overstepped; the mask tells what changed."""
+    X, y = _data()
+    for budget in (1, 0.05, 0.29, 7, 1.0):
+        attack = _with(attack, budget=budget, random_state=0)
+        data = attack.poison(X, y)
+        n_rows = budget if isinstance(budget, int) else int(budget * len(X) + 1e-9)
+        assert data.poison_mask.sum() == attack.n_poisoned_ <= n_rows
+        np.testing.assert_array_equal(
+            np.flatnonzero(data.poison_mask), data.poison_indices
+        )
+        assert len(data.y_original) == attack.n_poisoned_
+        clean = np.flatnonzero(~data.poison_mask)
+        sources = data.sample_indices[clean]
+        np.testing.assert_array_equal(np.asarray(data.X)[clean], X[sources])
+        np.testing.assert_array_equal(np.asarray(data.y)[clean], y[sources])
+
+
+@_quiet
+def check_bad_budget_is_refused(attack):
+    """A budget out of range raises and names the parameter."""
+    X, y = _data()
+    for budget in (-1, -0.1, 1.5, len(X) + 1, float("nan"), "all", None, True):
+        try:
+            _with(attack, budget=budget).poison(X, y)
+        except (ValueError, TypeError) as error:
+            assert "budget" in str(error), error
+        else:
+            raise AssertionError(f"budget={budget!r} was accepted")
+
+
+@_quiet
+def check_same_seed_same_poison(attack):
+    """One seed gives one result, in scripts and in fits; others differ in rows."""
+    X, y = _data(n_samples=90)
+    first, again = (
+        _with(attack, budget=0.2, random_state=0).poison(X, y) for _ in range(2)
+    )
+    np.testing.assert_array_equal(first.X, again.X)
+    np.testing.assert_array_equal(first.y, again.y)
+    for state in (np.random.RandomState(0), np.random.default_rng(0), None):
+        _with(attack, budget=0.2, random_state=state).poison(X, y)
+
+
+@_quiet
+def check_global_streams_are_untouched(attack):
+    """The global streams of Python, NumPy and torch are neither read nor moved."""
+    import torch
+
+    X, y = _data()
+    for state in (0, None):
+        python, torch_state = random.getstate(), torch.get_rng_state()
+        numpy_state = np.random.get_state()[1].copy()  # noqa: NPY002
+        _with(attack, budget=0.2, random_state=state).poison(X, y)
+        assert random.getstate() == python
+        now = np.random.get_state()[1]  # noqa: NPY002
+        np.testing.assert_array_equal(now, numpy_state)
+        assert torch.equal(torch.get_rng_state(), torch_state)
+
+
+@_quiet
+def check_smaller_budgets_are_nested(attack):
+    """The rows of a smaller budget are among those of a larger one."""
+    X, y = _data(n_samples=120)
+    for seed in range(3):
+        smaller = set()
+        for budget in (0.02, 0.05, 0.11, 0.2):
+            found = _with(attack, budget=budget, random_state=seed)
+            data = found.poison(X, y)
+            rows = set(data.sample_indices[data.poison_indices])
+            assert smaller <= rows
+            smaller = rows
+
+
+@_quiet
+def check_inputs_are_not_modified(attack):
+    """Neither X nor y nor the attack's own parameters are written to."""
+    X, y = _data()
+    X_before, y_before = X.copy(), y.copy()
+    attack = _with(attack, budget=0.3, random_state=0)
+    before = pickle.dumps(attack.get_params())
+    data = attack.poison(X, y)
+    if not np.shares_memory(data.X, X):
+        np.asarray(data.X)[:] = -1
+    np.testing.assert_array_equal(X, X_before)
+    np.testing.assert_array_equal(y, y_before)
+    assert pickle.dumps(attack.get_params()) == before
+
+
+@_quiet
+def check_images(attack):
+    """Images in (n, C, H, W) are taken and handed back in that shape."""
+    X, y = _data(shape=(1, 6, 6))
+    data = _with(attack, budget=0.2, random_state=0).poison(X, y)
+    assert np.asarray(data.X).shape[1:] == X.shape[1:]
+
+
+@_quiet
+def check_round_trips(attack):
+    """A fitted attack survives pickle, copy and skops, and holds no torch object."""
+    import copy
+
+    import torch
+
+    X, y = _data()
+    attack = _with(attack, budget=0.2, random_state=0)
+    attack.poison(X, y)
+    for name, value in vars(attack).items():
+        assert not isinstance(value, torch.Tensor | torch.nn.Module), name
+    loaded = [pickle.loads(pickle.dumps(attack)), copy.deepcopy(attack)]
+    try:
+        from skops import io
+    except ImportError:
+        io = None
+    if io is not None and getattr(attack, "surrogate_", None) is None:
+        dumped = io.dumps(attack)
+        loaded.append(io.loads(dumped, trusted=io.get_untrusted_types(data=dumped)))
+    for other in loaded:
+        np.testing.assert_array_equal(other.poison_mask_, attack.poison_mask_)
+        if hasattr(attack, "transform"):
+            np.testing.assert_array_equal(other.transform(X), attack.transform(X))
+
+
+@_quiet
+def check_attack_success_is_a_share(attack):
+    """``attack_success`` lies in [0, 1] and is the mean of the outcomes."""
+    X, y = _data()
+    X_test, y_test = _data(seed=1)
+    attack = _with(attack, budget=0.2, random_state=0)
+    attack.poison(X, y)
+    predict = _FirstColumn().fit(X, y).predict
+    success = attack.attack_success(predict, X_test, y_test)
+    outcomes = attack.attack_outcomes(predict, X_test, y_test)
+    assert 0 <= success <= 1 and success == np.mean(outcomes)
+
+
+@_quiet
+def check_unlabelled_data_is_refused(attack):
+    """y is required, and said to be."""
+    X, _ = _data()
+    try:
+        clone(attack).poison(X, None)
+    except ValueError as error:
+        assert "requires y to be passed" in str(error), error
+    else:
+        raise AssertionError("y=None was accepted")
+
+
+# What attacks that change X must do
+
+
+@_quiet
+def check_replay_equals_crafting(attack):
+    """``fit_transform`` equals ``fit().transform()``, in any order and batch."""
+    X, y = _data()
+    attack = _with(attack, budget=0.2, random_state=0)
+    poisoned = clone(attack).fit_transform(X, y)
+    attack.fit(X, y)
+    np.testing.assert_array_equal(attack.transform(X), poisoned)
+    order = np.random.RandomState(0).permutation(len(X))
+    np.testing.assert_array_equal(attack.transform(X[order]), poisoned[order])
+    halves = [attack.transform(X[:25]), attack.transform(X[25:])]
+    np.testing.assert_array_equal(np.concatenate(halves), poisoned)
+
+
+@_quiet
+def check_only_poisoned_rows_change(attack):
+    """Rows of `poison_indices_` change, all others and all unseen rows do not."""
+    X, y = _data()
+    unseen, _ = _data(seed=1)
+    attack = _with(attack, budget=0.2, random_state=0).fit(X, y)
+    changed = _changed_rows(X, attack.transform(X))
+    assert set(changed) <= set(attack.poison_indices_)
+    np.testing.assert_array_equal(attack.transform(unseen), unseen)
+    assert len(attack.row_keys_) == len(attack.perturbation_) == attack.n_poisoned_
+
+
+@_quiet
+def check_equal_rows_share_one_fate(attack):
+    """Copies of a row are poisoned alike, and never when their labels differ."""
+    X, y = _data(n_samples=30)
+    X, y = np.concatenate([X, X[:12]]), np.concatenate([y, y[:12]])
+    y[36:] = np.roll(y[36:], 1)  # copies with another label
+    attack = _with(attack, budget=0.5, random_state=0)
+    out = attack.fit_transform(X, y)
+    assert attack.n_poisoned_ <= len(X) // 2
+    np.testing.assert_array_equal(out[:12], out[30:])
+    conflicting = [*range(6, 12), *range(36, 42)]
+    conflicting = [i for i in conflicting if y[i] != y[(i + 30) % 60]]
+    assert not set(conflicting) & set(attack.poison_indices_)
+
+
+@_quiet
+def check_dtypes(attack):
+    """float32 and float64 come back as they came, and know each other's rows."""
+    X, y = _data()
+    attack = _with(attack, budget=0.2, random_state=0).fit(X, y)
+    wide, narrow = attack.transform(X), attack.transform(X.astype(np.float32))
+    assert wide.dtype == np.float64 and narrow.dtype == np.float32
+    np.testing.assert_array_equal(
+        _changed_rows(X, wide), _changed_rows(X.astype(np.float32), narrow)
+    )
+
+
+@_quiet
+def check_uint8_images(attack):
+    """uint8 images stay uint8."""
+    X, y = _data(shape=(1, 6, 6))
+    X = (255 * X).astype(np.uint8)
+    attack = _with(attack, budget=0.2, random_state=0)
+    out = attack.fit_transform(X, y)
+    assert out.dtype == np.uint8
+    assert set(_changed_rows(X, out)) <= set(attack.poison_indices_)
+
+
+@_quiet
+def check_works_in_pipeline_and_search(attack):
+    """A step of a Pipeline, searched over its budget, leaving test rows alone."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.pipeline import Pipeline
+
+    X, y = _data()
+    steps = [("attack", _with(attack, random_state=0)), ("clf", LogisticRegression())]
+    search = GridSearchCV(
+        Pipeline(steps), {"attack__budget": [0, 0.1]}, cv=2, error_score="raise"
+    ).fit(X, y)
+    assert search.cv_results_["mean_test_score"].shape == (2,)
+
+
+@_quiet
+def check_data_frames(attack):
+    """``set_output`` and ``poison`` keep names and index of a data frame."""
+    pd = _import_pandas()
+    if pd is None:
+        return
+    X, y = _data()
+    frame = pd.DataFrame(X, columns=list("abcdef"), index=range(100, 160))
+    attack = _with(attack, budget=0.2, random_state=0)
+    for out in (
+        attack.poison(frame, y).X,
+        clone(attack).set_output(transform="pandas").fit_transform(frame, y),
+    ):
+        assert list(out.columns) == list(frame.columns)
+        assert list(out.index) == list(frame.index)
+
+
+@_quiet
+def check_eps_and_bounds(attack):
+    """No perturbation leaves the eps ball or the box."""
+    X, y = _data()
+    attack = _with(attack, budget=0.5, eps=0.05, bounds=(0.0, 1.0), random_state=0)
+    out = attack.fit_transform(X, y)
+    norm = "l2" if getattr(attack, "norm", "linf") == "l2" else "linf"
+    assert (attack.perturbation_norms_[norm] <= 0.05 * (1 + 1e-6)).all()
+    assert out.min() >= 0 and out.max() <= 1
+
+
+@_quiet
+def check_target_inside_data_is_refused(attack):
+    """A target that is a training row raises."""
+    X, y = _data()
+    attack = _with(attack, targets=X[:1], target_labels=[y[1]])
+    try:
+        attack.fit(X, y)
+    except ValueError as error:
+        assert "targets[0] is also a training row" in str(error), error
+    else:
+        raise AssertionError("a target inside X was accepted")
+
+
+# What attacks that change y or the rows must do
+
+
+@_quiet
+def check_containers_are_kept(attack):
+    """Frames, series, lists and sparse matrices come back in kind."""
+    from scipy import sparse
+
+    X, y = _data()
+    attack = _with(attack, budget=0.2, random_state=0)
+    expected_X, expected_y = clone(attack).fit_resample(X, y)
+    out_X, out_y = clone(attack).fit_resample(X.tolist(), y.tolist())
+    assert isinstance(out_X, list) and isinstance(out_y, list)
+    assert list(out_y) == list(expected_y)
+    for kind in (sparse.csr_matrix, sparse.csr_array, sparse.csc_matrix):
+        out_X, out_y = clone(attack).fit_resample(kind(X), y)
+        assert sparse.issparse(out_X) and out_X.format in ("csr", "csc")
+        np.testing.assert_array_equal(out_y, expected_y)
+    pd = _import_pandas()
+    if pd is None:
+        return
+    frame = pd.DataFrame(X, columns=list("abcdef"), index=range(100, 160))
+    series = pd.Series(y, index=frame.index, name="insect")
+    out_X, out_y = clone(attack).fit_resample(frame, series)
+    assert list(out_X.columns) == list(frame.columns)
+    assert (out_X.dtypes == frame.dtypes).all() and out_y.name == "insect"
+    np.testing.assert_allclose(out_X.to_numpy(), expected_X)
+    assert list(out_y) == list(expected_y) and list(out_X.index) == list(out_y.index)
+
+
+@_quiet
+def check_labels_stay_inside_classes(attack):
+    """No label is made up, whatever the type of y."""
+    X, y = _data()
+    names, codes = np.unique(y, return_inverse=True)
+    for labels in (y, codes - 1, 10 * codes, names[codes].astype(object), codes > 0):
+        attack = _with(attack, budget=0.3, random_state=0)
+        _, y_out = attack.fit_resample(X, labels)
+        assert set(y_out) <= set(labels)
+        assert np.asarray(y_out).dtype.kind == labels.dtype.kind
+
+
+@_quiet
+def check_fit_changes_nothing(attack):
+    """``fit`` validates and returns self."""
+    X, y = _data()
+    attack = _with(attack, budget=0.2, random_state=0)
+    assert attack.fit(X, y) is attack
+    assert list(attack.classes_) == ["ant", "bee", "cat"]
+
+
+def _import_pandas():
+    try:
+        import pandas
+    except ImportError:
+        return None
+    return pandas
+
+
+_COMMON = [
+    check_budget_zero_is_identity,
+    check_budget_is_never_exceeded,
+    check_bad_budget_is_refused,
+    check_same_seed_same_poison,
+    check_global_streams_are_untouched,
+    check_smaller_budgets_are_nested,
+    check_inputs_are_not_modified,
+    check_images,
+    check_round_trips,
+    check_attack_success_is_a_share,
+    check_unlabelled_data_is_refused,
+]
+_PERTURBATION = [
+    check_replay_equals_crafting,
+    check_only_poisoned_rows_change,
+    check_equal_rows_share_one_fate,
+    check_dtypes,
+    check_uint8_images,
+    check_works_in_pipeline_and_search,
+    check_data_frames,
+]
+_SAMPLER = [
+    check_containers_are_kept,
+    check_labels_stay_inside_classes,
+    check_fit_changes_nothing,
+]
