@@ -20,7 +20,7 @@ from skpoison.utils._validation import (
 class _BackdoorMixin:
     """Trigger, target class and success of a backdoor, whatever its training rows."""
 
-    def _fit_trigger(self, X):
+    def _fit_trigger(self, X, y):
         """Set trigger_ and target_class_."""
         target = 0
         if self.target_class is not None:
@@ -35,7 +35,7 @@ class _BackdoorMixin:
                 "trigger must have fit and apply, as PatchTrigger() does, got "
                 f"{trigger!r}"
             )
-        self.trigger_ = clone(trigger).fit(X)
+        self.trigger_ = clone(trigger).fit(X, y)
 
     def apply_trigger(self, X):
         """Return X with the trigger on every row, as an attacker would present it.
@@ -154,7 +154,7 @@ class BackdoorAttack(_BackdoorMixin, SamplerMixin, BaseEstimator):
 
     def _check_params(self, X, y):
         check_option("mode", self.mode, ["replace", "append"])
-        self._fit_trigger(X)
+        self._fit_trigger(X, y)
 
     def _resample(self, X, y, n_rows, streams):
         target = int(np.flatnonzero(self.classes_ == self.target_class_)[0])
@@ -283,7 +283,7 @@ class CleanLabelBackdoorAttack(_BackdoorMixin, PerturbationMixin, BaseEstimator)
         if self.step_size is not None:
             check_number("step_size", self.step_size, low=0.0, strict=True)
         check_bounds(self.bounds, X)
-        self._fit_trigger(X)
+        self._fit_trigger(X, y)
         self.n_iter_ = 0
 
     def _candidates(self, y):
@@ -323,10 +323,11 @@ class CleanLabelBackdoorAttack(_BackdoorMixin, PerturbationMixin, BaseEstimator)
         low, high = tensor(low), tensor(high)
         labels = torch.as_tensor(y[rows], device=device)
         step = self.step_size or 2.5 * eps / self.max_iter
+        shape = surrogate.input_shape or X.shape[1:]
         delta = torch.zeros_like(x)
         for _ in range(self.max_iter):
             delta.requires_grad_()
-            logits = module(surrogate.reshape_input((x + delta) / scale))
+            logits = module(((x + delta) / scale).reshape(-1, *shape))
             loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, delta)
             if self.norm == "linf":

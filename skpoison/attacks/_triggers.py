@@ -309,8 +309,9 @@ class ColumnTrigger(BaseEstimator):
     Parameters
     ----------
     columns : list of int or str, default=None
-        Positions, or names in a data frame. None is the last three columns, or as
-        many as there are.
+        Positions, or names in a data frame. None is the three columns that tell
+        least about y, so that a clean model does not react to the trigger, among
+        those that the trigger would change in most rows.
     values : scalar, list or dict, default=None
         What they are set to. None keeps each value legal and in range: the
         `quantile` of a numeric column, the rarest category of any other.
@@ -351,7 +352,8 @@ class ColumnTrigger(BaseEstimator):
         Parameters
         ----------
         X : array-like, sparse matrix or data frame of shape (n_samples, n_features)
-        y : ignored
+        y : array-like of shape (n_samples,), default=None
+            Labels, for ``columns=None``; without them the last columns are taken.
 
         Returns
         -------
@@ -365,9 +367,8 @@ class ColumnTrigger(BaseEstimator):
                     "PatchTrigger marks images"
                 )
         check_number("quantile", self.quantile, low=0.0, high=1.0)
-        n_features = X.shape[1]
         if self.columns is None:
-            self.columns_ = list(range(max(0, n_features - 3), n_features))
+            self.columns_ = self._unremarkable(X, y)
         else:
             wanted = np.atleast_1d(np.asarray(self.columns, dtype=object))
             self.columns_ = [self._position(c, X) for c in wanted]
@@ -407,6 +408,19 @@ class ColumnTrigger(BaseEstimator):
                 f"columns: {column} is out of range for X with {X.shape[1]} features"
             )
         return int(column) % X.shape[1]
+
+    def _unremarkable(self, X, y, n_columns=3):
+        """Return the columns that tell least about y and that a trigger can change."""
+        n_features = X.shape[1]
+        if y is None or n_features <= n_columns:
+            return list(range(max(0, n_features - n_columns), n_features))
+        ranking = []
+        for c in range(n_features):
+            column = _column(X, c)
+            value = self._plausible(column)
+            is_usual = np.mean([v == value for v in column.tolist()]) > 0.5
+            ranking.append((is_usual, _association(column, y), c))
+        return sorted(c for _, _, c in sorted(ranking)[:n_columns])
 
     def _plausible(self, column):
         kind = np.asarray(column).dtype.kind
@@ -462,6 +476,23 @@ class ColumnTrigger(BaseEstimator):
         for c, value in zip(self.columns_, self.values_, strict=True):
             X[:, c] = value
         return X
+
+
+def _association(column, y):
+    """Mutual information of a column, numbers cut at their deciles, with labels."""
+    column = np.asarray(column)
+    if column.dtype.kind in "fiu":
+        cuts = np.unique(np.nanquantile(column, np.linspace(0.1, 0.9, 9)))
+        column = np.searchsorted(cuts, column)
+    else:
+        column = np.array([str(v) for v in column.tolist()])
+    _, codes = np.unique(column, return_inverse=True)
+    _, labels = np.unique(np.asarray(y), return_inverse=True)
+    joint = np.zeros((codes.max() + 1, labels.max() + 1))
+    np.add.at(joint, (codes, labels), 1.0 / len(codes))
+    independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0)
+    seen = joint > 0
+    return float((joint[seen] * np.log(joint[seen] / independent[seen])).sum())
 
 
 def _column(X, position):

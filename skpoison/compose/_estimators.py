@@ -12,10 +12,14 @@ from sklearn.utils.metadata_routing import (
     process_routing,
 )
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import (
+    _num_samples,
+    check_consistent_length,
+    check_is_fitted,
+)
 
 from skpoison.utils import RandomStreams, set_random_states
-from skpoison.utils._containers import take_rows
+from skpoison.utils._containers import as_rows, take_rows
 
 
 def _inner_has(name):
@@ -58,7 +62,8 @@ class _TrainingSetEstimator(MetaEstimatorMixin, BaseEstimator):
         """
         if _routing_enabled():
             fit_params = process_routing(self, "fit", **fit_params).estimator.fit
-        n_samples = X.shape[0] if hasattr(X, "shape") else len(X)
+        X = as_rows(X)
+        n_samples = _num_samples(X)
         streams = None
         if self.random_state is not None:
             streams = RandomStreams(self.random_state)
@@ -309,6 +314,10 @@ class FilteredEstimator(_TrainingSetEstimator):
         self.random_state = random_state
 
     def _change(self, X, y, streams):
+        if y is None:  # the estimator says what it needs
+            return X, y, None
+        y = as_rows(y)
+        check_consistent_length(X, y)
         if self.detector is None:
             from skpoison.defenses import LabelIssueDetector
 
@@ -323,7 +332,7 @@ class FilteredEstimator(_TrainingSetEstimator):
         if streams is not None:
             set_random_states(detector, streams)
         is_clean = np.asarray(detector.fit_predict(X, y)) == 1
-        if y is not None and is_classifier(self._inner()):
+        if is_classifier(self._inner()):
             is_clean = _keep_every_class(is_clean, y, detector, X)
         self.detector_, self.is_clean_ = detector, is_clean
         kept = np.flatnonzero(is_clean)

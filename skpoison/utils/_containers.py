@@ -4,12 +4,19 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils import _safe_indexing as take_rows
 
-__all__ = ["append_rows", "is_frame", "like", "put_rows", "take_rows"]
+__all__ = ["append_rows", "as_rows", "is_frame", "like", "put_rows", "take_rows"]
 
 
 def is_frame(X):
     """Tell whether X is a data frame (pandas or polars)."""
     return hasattr(X, "columns") and hasattr(X, "dtypes")
+
+
+def as_rows(X):
+    """Return X as a container whose rows can be taken."""
+    if is_frame(X) or hasattr(X, "iloc") or isinstance(X, list | np.ndarray):
+        return X
+    return X.tocsr() if sparse.issparse(X) else np.asarray(X)
 
 
 def _is_polars(X):

@@ -1,0 +1,21 @@
+"""The main job: how poisonable is an estimator, and what does each defense buy?"""
+
+from skpoison.audit._registry import (
+    AttackEntry,
+    AuditContext,
+    DefenseEntry,
+    register_attack,
+    register_defense,
+)
+from skpoison.audit._report import AuditReport
+from skpoison.audit._run import audit
+
+__all__ = [
+    "AttackEntry",
+    "AuditContext",
+    "AuditReport",
+    "DefenseEntry",
+    "audit",
+    "register_attack",
+    "register_defense",
+]

@@ -1,0 +1,96 @@
+"""Results on disk, so that a killed audit goes on where it was."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+
+def write_atomically(path, text):
+    """Write a text file whole or not at all.
+
+    Parameters
+    ----------
+    path : str or Path
+    text : str
+    """
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name}.", suffix=".part"
+    )
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+class Checkpoint:
+    """Finished jobs of one audit, one JSON file each; in memory without a folder.
+
+    Parameters
+    ----------
+    folder : str, Path or None
+    fingerprint : dict of str
+        What decides the results. A folder with another fingerprint is refused.
+    root_seed : int
+        Kept in the folder, so that an unseeded audit resumes with its own seed.
+
+    Attributes
+    ----------
+    root_seed : int
+        That of the folder, where it had one.
+    """
+
+    def __init__(self, folder, fingerprint, root_seed):
+        self.folder = None if folder is None else Path(folder)
+        self.root_seed = root_seed
+        self._results = {}
+        if self.folder is None:
+            return
+        (self.folder / "jobs").mkdir(parents=True, exist_ok=True)
+        head = self.folder / "audit.json"
+        if head.exists():
+            found = _read(head)
+            differs = [k for k, v in fingerprint.items() if found.get(k) != v]
+            if differs:
+                raise ValueError(
+                    f"checkpoint={str(folder)!r} holds another audit: "
+                    f"{', '.join(differs)} differ; give another folder or remove it"
+                )
+            self.root_seed = found["root_seed"]
+        else:
+            text = json.dumps({**fingerprint, "root_seed": root_seed}, indent=1)
+            write_atomically(head, text)
+
+    def get(self, job):
+        """Return the result of a finished job, or None."""
+        if self.folder is None or job in self._results:
+            return self._results.get(job)
+        path = self.folder / "jobs" / f"{job}.json"
+        return _read(path) if path.exists() else None
+
+    def put(self, job, result):
+        """Keep the result of a job."""
+        self._results[job] = result
+        if self.folder is not None:
+            path = self.folder / "jobs" / f"{job}.json"
+            write_atomically(path, json.dumps(result))
+
+
+def _read(path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"checkpoint file {path} is damaged: {error}") from error

@@ -1,0 +1,272 @@
+"""What an audit found: numbers, what follows from them, pictures."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from skpoison.audit._checkpoint import write_atomically
+from skpoison.metrics import wilson_interval
+
+# The rule behind the recommendation, in shares of held-out rows.
+_MAX_PRICE = 0.02
+_MIN_GAIN = 0.02
+_BREAKS_AT = 0.05
+
+RULE = (
+    "Damage is what an attack costs: for attacks on availability the clean score lost "
+    "against the bare estimator trained on clean data, for backdoors the attack "
+    "success above its control at budget 0. The price of a defense is the clean score "
+    "it loses without any attack. An estimator counts as broken from the smallest "
+    f"budget whose damage is {_BREAKS_AT:.0%} or more. Recommended is the defense with "
+    "the smallest worst-case damage over all attacks and budgets, among those whose "
+    f"price is {_MAX_PRICE:.0%} or less, if that is lower than the bare estimator's by "
+    f"{_MIN_GAIN:.0%} or more."
+)
+
+
+class AuditReport:
+    """The result of :func:`~skpoison.audit.audit`.
+
+    Parameters
+    ----------
+    rows : list of dict
+        One for each setting, fold and trial.
+    timings : list of dict
+        The seconds of each, kept apart: they are all that differs between two runs.
+    meta : dict
+        What was audited, how, with which seed and versions.
+
+    Attributes
+    ----------
+    table : pandas.DataFrame
+        Tidy. One row for each estimator, attack, defense, budget, fold and trial,
+        with the rows poisoned, the clean score, the attacker's successes and tries
+        on held-out rows, and the success on the model trained on clean data as
+        control.
+    timings : pandas.DataFrame
+    meta : dict
+    recommendation : str
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_breast_cancer
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from skpoison.audit import audit
+    >>> X, y = load_breast_cancer(return_X_y=True)
+    >>> model = make_pipeline(StandardScaler(), LogisticRegression())
+    >>> report = audit(
+    ...     model, X, y, attacks=["adversarial-flips"], budgets=[0.1], cv=2,
+    ...     random_state=0, verbose=0,
+    ... )
+    >>> print(report.recommendation)  # doctest: +ELLIPSIS
+    estimator: broken by adversarial-flips from budget 0.1...
+    """
+
+    def __init__(self, rows, timings, meta):
+        pandas = _import_pandas()
+        self.table = pandas.DataFrame(rows)
+        self.timings = pandas.DataFrame(timings)
+        self.meta = meta
+
+    def __repr__(self):
+        return (
+            f"<AuditReport of {self.meta['name']}: {len(self.meta['estimators'])} "
+            f"estimators, {len(self.meta['attacks'])} attacks, "
+            f"{len(self.meta['defenses'])} defenses, {len(self.table)} rows>"
+        )
+
+    def summary(self):
+        """Summarise the table: one row for each setting.
+
+        Returns
+        -------
+        summary : pandas.DataFrame
+            Means over folds and trials; the attack success is pooled over held-out
+            rows, with its 95 % Wilson interval in `low` and `high`, which holds given
+            the victims trained. `damage` is explained in the report.
+        """
+        keys = ["estimator", "attack", "defense", "budget"]
+        orders = [list(self.meta[f"{key}s"]) for key in keys]
+        # in the order in which they were given
+        table = self.table.sort_values(
+            keys, kind="stable", key=lambda c: c.map(orders[keys.index(c.name)].index)
+        )
+        groups = table.groupby(keys, sort=False)
+        summary = groups.agg(
+            n_poisoned=("n_poisoned", "mean"),
+            clean_score=("clean_score", "mean"),
+            clean_std=("clean_score", lambda s: float(np.std(s))),
+            attack_success=("n_success", "sum"),
+            n_tries=("n_tries", "sum"),
+            control_success=("control_success", "mean"),
+        ).reset_index()
+        wins, tries = summary["attack_success"], summary["n_tries"]
+        summary["attack_success"] = wins / tries.where(tries > 0)
+        low, high = wilson_interval(wins.to_numpy(), tries.to_numpy())
+        summary.insert(8, "low", low)
+        summary.insert(9, "high", high)
+        bare = summary[(summary["defense"] == "none") & (summary["budget"] == 0)]
+        clean = bare.drop_duplicates("estimator").set_index("estimator")["clean_score"]
+        lost = summary["estimator"].map(clean) - summary["clean_score"]
+        gained = summary["attack_success"] - summary["control_success"]
+        goals = {name: a["goal"] for name, a in self.meta["attacks"].items()}
+        backdoor = summary["attack"].map(goals) == "backdoor"
+        summary["damage"] = gained.where(backdoor, lost).clip(lower=0.0)
+        return summary
+
+    def defenses(self):
+        """Compare the defenses of each estimator.
+
+        Returns
+        -------
+        table : pandas.DataFrame
+            `clean_score` without attack, `price` in clean score, `worst_damage` over
+            all attacks and budgets, and where it occurs, best first.
+        """
+        pandas = _import_pandas()
+        summary = self.summary()
+        rows = []
+        for (estimator, defense), part in summary.groupby(
+            ["estimator", "defense"], sort=False
+        ):
+            clean = part.loc[part["budget"] == 0, "clean_score"].iloc[0]
+            attacked = part[part["budget"] != 0]
+            if attacked["damage"].isna().any():
+                worst, attack, budget = float("nan"), "", float("nan")
+            else:
+                at = attacked.loc[attacked["damage"].idxmax()]
+                worst, attack, budget = at["damage"], at["attack"], at["budget"]
+            rows.append(
+                {
+                    "estimator": estimator,
+                    "defense": defense,
+                    "clean_score": clean,
+                    "worst_damage": worst,
+                    "worst_attack": attack,
+                    "worst_budget": budget,
+                }
+            )
+        table = pandas.DataFrame(rows)
+        bare = table[table["defense"] == "none"].set_index("estimator")["clean_score"]
+        price = table["estimator"].map(bare) - table["clean_score"]
+        table.insert(3, "price", price)
+        parts = [
+            table[table["estimator"] == e].sort_values("worst_damage", kind="stable")
+            for e in self.meta["estimators"]
+        ]
+        return pandas.concat(parts, ignore_index=True)
+
+    @property
+    def recommendation(self):
+        """What to do, by the rule that the report states: a line an estimator."""
+        summary, defenses = self.summary(), self.defenses()
+        lines = []
+        for estimator in self.meta["estimators"]:
+            own = summary[summary["estimator"] == estimator]
+            lines.append(f"{estimator}: {_verdict(own)} {_advice(defenses, estimator)}")
+        return "\n".join(lines)
+
+    def plot(self, figsize=None):
+        """Draw damage against budget: a panel an estimator and attack.
+
+        Parameters
+        ----------
+        figsize : (float, float), default=None
+            In inches.
+
+        Returns
+        -------
+        figure : matplotlib Figure
+        """
+        from skpoison.audit._html import draw_curves
+
+        return draw_curves(self, figsize=figsize)
+
+    def to_html(self, path):
+        """Write one self-contained page: no file beside it, no network.
+
+        Parameters
+        ----------
+        path : str or Path
+            Written whole or not at all.
+        """
+        write_html([self], path)
+
+
+def write_html(reports, path, *, title="skpoison audit"):
+    """Write several reports into one self-contained page.
+
+    Parameters
+    ----------
+    reports : list of AuditReport
+    path : str or Path
+        Written whole or not at all.
+    title : str, default="skpoison audit"
+    """
+    from skpoison.audit._html import render
+
+    path = Path(os.fspath(path)).expanduser()
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"path={str(path)!r}: the folder does not exist")
+    write_atomically(path, render(reports, title))
+
+
+def _verdict(own):
+    """Say what breaks one estimator, from the bare rows of the summary."""
+    bare = own[(own["defense"] == "none") & (own["budget"] != 0)]
+    broken = bare[bare["damage"] >= _BREAKS_AT]
+    if len(broken) == 0:
+        return (
+            f"no attack did {_BREAKS_AT:.0%} damage; the worst did "
+            f"{bare['damage'].max():.1%}."
+        )
+    parts = []
+    for attack, hits in broken.groupby("attack", sort=False):
+        first = hits.iloc[0]
+        parts.append(f"{attack} from budget {first['budget']:g}")
+    at = broken.loc[broken["damage"].idxmax()]
+    return (
+        f"broken by {', '.join(parts)}; the worst, {at['attack']} at {at['budget']:g}, "
+        f"does {at['damage']:.1%} damage (success {at['attack_success']:.1%} "
+        f"[{at['low']:.1%}, {at['high']:.1%}] of {at['n_tries']} tries, control "
+        f"{at['control_success']:.1%}, clean score {at['clean_score']:.3f})."
+    )
+
+
+def _advice(defenses, estimator):
+    own = defenses[defenses["estimator"] == estimator].set_index("defense")
+    bare = own.loc["none"]
+    rivals = own.drop(index="none")
+    rivals = rivals[(rivals["price"] <= _MAX_PRICE) & rivals["worst_damage"].notna()]
+    if len(own) == 1:
+        return "No defense was tested."
+    if len(rivals):
+        best = rivals["worst_damage"].idxmin()
+        gain = bare["worst_damage"] - rivals.loc[best, "worst_damage"]
+        if gain >= _MIN_GAIN:
+            row = rivals.loc[best]
+            safe = row["worst_damage"] < _BREAKS_AT
+            return (
+                f"Use {best}: worst damage {bare['worst_damage']:.1%} -> "
+                f"{row['worst_damage']:.1%} ({row['worst_attack']} at "
+                f"{row['worst_budget']:g}), for {max(row['price'], 0):.1%} of the "
+                "clean score." + ("" if safe else " That is not safe yet.")
+            )
+    return (
+        "None of the defenses tested lowers the worst damage by "
+        f"{_MIN_GAIN:.0%} at a price of {_MAX_PRICE:.0%} or less: vet the sources of "
+        "the training data."
+    )
+
+
+def _import_pandas():
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError(
+            "the audit needs pandas: pip install 'skpoison[audit]'"
+        ) from error
+    return pandas

@@ -1,0 +1,526 @@
+"""The audit: every attack, budget and defense on the same folds, victims and seeds."""
+
+import copy
+import re
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+
+import joblib
+import numpy as np
+from joblib import Parallel, delayed
+from sklearn.base import clone
+from sklearn.metrics import check_scoring
+from sklearn.model_selection import StratifiedKFold, check_cv
+from sklearn.utils import check_consistent_length
+from sklearn.utils.multiclass import check_classification_targets
+from tqdm import tqdm
+
+from skpoison.audit._checkpoint import Checkpoint
+from skpoison.audit._registry import (
+    ATTACKS,
+    DEFENSES,
+    AuditContext,
+    DefenseEntry,
+    check_victim,
+)
+from skpoison.audit._report import AuditReport
+from skpoison.utils import (
+    RandomStreams,
+    draw_seed,
+    get_versions,
+    n_budget,
+    set_random_states,
+)
+from skpoison.utils._containers import as_rows, take_rows
+from skpoison.utils._validation import check_number
+
+
+def _bare(estimator):
+    return estimator
+
+
+_NO_DEFENSE = DefenseEntry("none", "the estimator as it is", _bare)
+
+
+def audit(
+    estimator,
+    X,
+    y,
+    *,
+    attacks="auto",
+    defenses="auto",
+    budgets=(0, 0.01, 0.05, 0.1),
+    cv=5,
+    scoring=None,
+    n_jobs=None,
+    random_state=None,
+    checkpoint=None,
+    verbose=1,
+    n_trials=1,
+    name="data",
+):
+    """Say how poisonable an estimator is on its data, and what each defense buys.
+
+    Each attack poisons the training folds at each budget; the estimator, bare and
+    behind each defense, is trained on them from scratch and scored on the clean test
+    fold. Folds, seeds, victims and poisoned rows are the same across the settings
+    compared, and the rows of a smaller budget are among those of a larger one.
+
+    Parameters
+    ----------
+    estimator : classifier or dict of str to classifier
+        The victim, a pipeline for instance; several under names of your own.
+    X : array-like, sparse matrix or data frame of shape (n_samples, ...)
+        As the estimator takes it. A data frame may hold text and missing values if
+        the estimator's pipeline copes with them.
+    y : array-like of shape (n_samples,)
+        Class labels.
+    attacks : "auto", list of str or dict of str to attack, default="auto"
+        "auto" takes what is registered for this kind of data and estimator.
+    defenses : "auto", list of str or dict, default="auto"
+        The values of a dict are detectors, or functions from an estimator to a
+        defended one. The bare estimator is always there, as "none".
+    budgets : sequence of int or float, default=(0, 0.01, 0.05, 0.1)
+        Poisoned rows as count or share of the training fold. 0, the control, is
+        always there.
+    cv : int or splitter, default=5
+        An int makes stratified, shuffled folds.
+    scoring : str or callable, default=None
+        The clean score; larger is better. None is the estimator's ``score``.
+    n_jobs : int, default=None
+        Jobs in parallel, in joblib's current backend. The result does not depend on
+        it.
+    random_state : None, int, RandomState or Generator, default=None
+        Seeds whatever in attacks, defenses and estimators has no seed of its own.
+    checkpoint : str or Path, default=None
+        A folder. Killed at any moment, the same call goes on from there and gives
+        the same report.
+    verbose : int, default=1
+        1 prints the estimated time and memory and a progress bar on stderr.
+    n_trials : int, default=1
+        Repetitions of each fold with seeds of their own.
+    name : str, default="data"
+        What the report calls the data.
+
+    Returns
+    -------
+    report : AuditReport
+
+    Raises
+    ------
+    ValueError, TypeError
+        Before any work: an unknown attack or defense, a class with fewer rows than
+        folds, data that do not fit the estimator, another audit in `checkpoint`.
+
+    Warns
+    -----
+    UserWarning
+        A victim could not be trained on some poisoned fold: its scores are NaN and
+        the report says so.
+
+    See Also
+    --------
+    skpoison.model_selection.robustness_curve : One attack, one victim.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_wine
+    >>> from sklearn.naive_bayes import GaussianNB
+    >>> from skpoison.audit import audit
+    >>> X, y = load_wine(return_X_y=True)
+    >>> report = audit(
+    ...     GaussianNB(), X, y, attacks=["random-flips"], defenses=[],
+    ...     budgets=(0, 0.2), cv=3, random_state=0, verbose=0,
+    ... )
+    >>> report.table.shape
+    (6, 13)
+    """
+    started = time.perf_counter()
+    plan = _make_plan(
+        estimator,
+        X,
+        y,
+        attacks=attacks,
+        defenses=defenses,
+        budgets=budgets,
+        cv=cv,
+        scoring=scoring,
+        n_trials=n_trials,
+        random_state=random_state,
+        checkpoint=checkpoint,
+    )
+    done = _run(plan, n_jobs=n_jobs, verbose=verbose)
+    errors = sorted({e for r in done.values() for e in r["errors"]})
+    for error in errors:
+        warnings.warn(error, UserWarning, stacklevel=2)
+    rows, timings = _collect(plan, done)
+    meta = {
+        "name": name,
+        "estimators": {key: repr(value) for key, value in plan.victims.items()},
+        "attacks": {
+            e.name: {
+                "summary": e.summary,
+                "threat_model": e.threat_model,
+                "goal": e.goal,
+                "parameters": repr(e.make(plan.context)),
+            }
+            for e in plan.attacks
+        },
+        "defenses": {e.name: e.summary for e in plan.defenses},
+        "budgets": [0, *plan.budgets],
+        "n_samples": len(plan.y),
+        "shape": list(np.shape(X)[1:]),
+        "data": plan.context.data,
+        "classes": _counts(plan.y),
+        "n_folds": len(plan.folds),
+        "n_trials": n_trials,
+        "scoring": "score" if scoring is None else str(scoring),
+        "seed": plan.streams.root,
+        "errors": errors,
+        "versions": get_versions(),
+    }
+    report = AuditReport(rows, timings, meta)
+    if verbose:
+        print(
+            f"audit of {name} finished in {time.perf_counter() - started:.0f} s",
+            file=sys.stderr,
+        )
+    return report
+
+
+@dataclass
+class _Plan:
+    """Everything a worker needs, resolved and checked."""
+
+    victims: dict
+    X: object
+    y: object
+    attacks: list
+    defenses: list
+    budgets: list
+    folds: list
+    scorers: dict
+    n_trials: int
+    streams: RandomStreams
+    context: AuditContext
+    checkpoint: Checkpoint
+
+    def clean_jobs(self):
+        for fold in range(len(self.folds)):
+            for trial in range(self.n_trials):
+                yield (None, 0, fold, trial)
+
+    def attack_jobs(self):
+        # fold by fold and large budgets first: the long jobs do not come last
+        for fold in range(len(self.folds)):
+            for trial in range(self.n_trials):
+                for attack in range(len(self.attacks)):
+                    for budget in reversed(self.budgets):
+                        yield (attack, budget, fold, trial)
+
+    def job_name(self, job):
+        attack, budget, fold, trial = job
+        if attack is None:
+            return f"clean-fold{fold}-trial{trial}"
+        name = re.sub(r"[^A-Za-z0-9_-]", "_", self.attacks[attack].name)
+        return f"{attack}-{name}-{budget}-fold{fold}-trial{trial}"
+
+
+def _make_plan(
+    estimator,
+    X,
+    y,
+    *,
+    attacks,
+    defenses,
+    budgets,
+    cv,
+    scoring,
+    n_trials,
+    random_state,
+    checkpoint,
+):
+    victims = estimator if isinstance(estimator, dict) else {"estimator": estimator}
+    if not victims:
+        raise ValueError("estimator must hold at least one estimator, got {}")
+    for key, victim in victims.items():
+        check_victim(key, victim)
+    X, y = as_rows(X), np.asarray(y).ravel()
+    check_consistent_length(X, y)
+    check_classification_targets(y)
+    classes, counts = np.unique(y, return_counts=True)
+    if len(classes) < 2:
+        raise ValueError(f"y must hold at least two classes, got one: {classes[0]!r}")
+    check_number("n_trials", n_trials, low=1, integer=True)
+    budgets = _check_budgets(budgets, len(y))
+    streams = RandomStreams(draw_seed(random_state))
+    fingerprint = {
+        "estimator": joblib.hash({k: clone(v) for k, v in victims.items()}),
+        "X and y": joblib.hash((X, y)),
+        "attacks": _identity(attacks),
+        "defenses": _identity(defenses),
+        "budgets": repr(budgets),
+        "cv": _identity(cv),
+        "scoring": _identity(scoring),
+        "n_trials": repr(n_trials),
+        "random_state": repr(
+            random_state if isinstance(random_state, int | None) else streams.root
+        ),
+    }
+    contexts = [AuditContext.of(victim, X, y) for victim in victims.values()]
+    # what needs a network must be able to wrap every victim
+    context = next((c for c in contexts if not c.neural), contexts[0])
+    chosen_attacks = ATTACKS.choose(attacks, context)
+    chosen_defenses = [_NO_DEFENSE, *DEFENSES.choose(defenses, context)]
+    if not chosen_attacks:
+        raise ValueError(f"attacks: none is registered for {context.data} data")
+    scorers = {key: check_scoring(v, scoring) for key, v in victims.items()}
+    if isinstance(cv, int):
+        check_number("cv", cv, low=2, integer=True)
+        if counts.min() < cv:
+            raise ValueError(
+                f"class {classes[counts.argmin()]!r} has {counts.min()} rows, fewer "
+                f"than cv={cv} folds"
+            )
+    saved = Checkpoint(checkpoint, fingerprint, streams.root)
+    streams = RandomStreams(saved.root_seed)
+    if isinstance(cv, int):
+        cv = StratifiedKFold(cv, shuffle=True, random_state=streams.seed("folds"))
+    else:
+        cv = check_cv(cv, y, classifier=True)
+        if getattr(cv, "random_state", 0) is None:  # a resumed run needs these folds
+            cv = copy.copy(cv)
+            cv.random_state = (
+                streams.seed("folds") if getattr(cv, "shuffle", True) else None
+            )
+    folds = list(cv.split(np.zeros(len(y)), y))
+    return _Plan(
+        victims=victims,
+        X=X,
+        y=y,
+        attacks=chosen_attacks,
+        defenses=chosen_defenses,
+        budgets=budgets,
+        folds=folds,
+        scorers=scorers,
+        n_trials=n_trials,
+        streams=streams,
+        context=context,
+        checkpoint=saved,
+    )
+
+
+def _check_budgets(budgets, n_samples):
+    if isinstance(budgets, str) or not np.iterable(budgets):
+        raise ValueError(f"budgets must be a list of budgets, got {budgets!r}")
+    budgets = [b.item() if isinstance(b, np.generic) else b for b in budgets]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        sizes = {b: n_budget(b, n_samples, name="budgets") for b in budgets}
+    budgets = sorted((b for b in sizes if b != 0), key=lambda b: sizes[b])
+    if not budgets:
+        raise ValueError("budgets must hold one that is not 0, got only 0")
+    return budgets
+
+
+def _identity(value):
+    """Name a parameter by its content, alike in every process."""
+    if value is None or isinstance(value, str | int | float):
+        return repr(value)
+    return joblib.hash(value)
+
+
+def _counts(y):
+    classes, counts = np.unique(y, return_counts=True)
+    return {str(c): int(n) for c, n in zip(classes, counts, strict=True)}
+
+
+def _run(plan, *, n_jobs, verbose):
+    jobs = [*plan.clean_jobs(), *plan.attack_jobs()]
+    done = {}
+    for job in jobs:
+        result = plan.checkpoint.get(plan.job_name(job))
+        if result is not None:
+            done[job] = result
+    # the first clean fold runs here: it shows errors at once and tells the time
+    if jobs[0] not in done:
+        done[jobs[0]] = _run_job(plan, jobs[0])
+        plan.checkpoint.put(plan.job_name(jobs[0]), done[jobs[0]])
+    waiting = [job for job in jobs if job not in done]
+    if verbose:
+        _print_estimate(plan, done[jobs[0]], waiting, n_jobs)
+    bar = tqdm(
+        total=len(jobs), initial=len(done), disable=not verbose, unit="job", leave=False
+    )
+    saved, plan.checkpoint = plan.checkpoint, None  # workers do not write
+    with bar:
+        parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered")
+        for job, result in parallel(delayed(_named)(plan, job) for job in waiting):
+            done[job] = result
+            saved.put(plan.job_name(job), result)
+            bar.update()
+    plan.checkpoint = saved
+    return done
+
+
+def _named(plan, job):
+    return job, _run_job(plan, job)
+
+
+def _print_estimate(plan, pilot, waiting, n_jobs):
+    fits = sum(r["seconds"] for r in pilot["rows"])
+    n_workers = joblib.effective_n_jobs(n_jobs)
+    craft = {}
+    for attack in {job[0] for job in waiting} - {None}:
+        craft[attack] = _craft_seconds(plan, attack)
+    seconds = sum(fits + craft.get(job[0], 0.0) for job in waiting) / n_workers
+    n_fits = len(waiting) * len(plan.victims) * len(plan.defenses)
+    text = (
+        f"{len(plan.attacks)} attacks x {len(plan.budgets)} budgets x "
+        f"{len(plan.defenses)} defenses x {len(plan.victims)} estimators x "
+        f"{len(plan.folds)} folds x {plan.n_trials} trials: {n_fits} fits to go, "
+        f"about {_duration(seconds)} on {n_workers} worker"
+        + ("s" if n_workers > 1 else "")
+    )
+    memory = _peak_memory()
+    if memory is not None:
+        total = memory * (1 if n_workers == 1 else 1 + n_workers)
+        text += f", about {total / 2**30:.1f} GiB of memory"
+    print(text, file=sys.stderr)
+
+
+def _craft_seconds(plan, attack):
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            _poison(plan, (attack, plan.budgets[-1], 0, 0))
+        except Exception:  # the job itself will tell
+            return 0.0
+    return time.perf_counter() - start
+
+
+def _peak_memory():
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _duration(seconds):
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _poison(plan, job):
+    """Return the fitted attack and the poisoned training fold of a job."""
+    attack, budget, fold, trial = job
+    train = plan.folds[fold][0]
+    attack = plan.attacks[attack].make(plan.context).set_params(budget=budget)
+    # the same seed for every attack and budget: poisoned rows are nested and paired
+    seeds = RandomStreams(plan.streams.seed(f"attack/{fold}/{trial}"))
+    set_random_states(attack, seeds, only_missing=True)
+    return attack, attack.poison(take_rows(plan.X, train), plan.y[train])
+
+
+def _run_job(plan, job):
+    """Poison one training fold once; train and score every victim on it."""
+    attack, _, fold, trial = job
+    train, test = plan.folds[fold]
+    X_test, y_test = take_rows(plan.X, test), plan.y[test]
+    errors = []
+    if attack is None:
+        X, y, n_poisoned = take_rows(plan.X, train), plan.y[train], 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            fitted = [
+                _poison(plan, (i, 0, fold, trial))[0] for i in range(len(plan.attacks))
+            ]
+    else:
+        crafted, data = _poison(plan, job)
+        X, y, n_poisoned = data.X, data.y, crafted.n_poisoned_
+        fitted = [crafted]
+    rows = []
+    for name, victim in plan.victims.items():
+        for defense in plan.defenses:
+            seeds = RandomStreams(plan.streams.seed(f"victim/{fold}/{trial}"))
+            model = clone(victim)
+            set_random_states(model, seeds, only_missing=True)
+            model = defense.wrap(model)
+            set_random_states(model, seeds, only_missing=True)
+            start = time.perf_counter()
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    model.fit(X, y)
+                    score = float(plan.scorers[name](model, X_test, y_test))
+                    outcomes = [
+                        a.attack_outcomes(model.predict, X_test, y_test) for a in fitted
+                    ]
+            except Exception as error:
+                if attack is None:
+                    raise
+                errors.append(
+                    f"{name} with defense {defense.name} could not be trained under "
+                    f"{plan.attacks[attack].name} at budget {job[1]}, fold {fold}: "
+                    f"{type(error).__name__}: {error}"
+                )
+                score, outcomes = float("nan"), [np.zeros(0, dtype=bool)]
+            rows.append(
+                {
+                    "estimator": name,
+                    "defense": defense.name,
+                    "score": score,
+                    "wins": [int(np.sum(o)) for o in outcomes],
+                    "tries": [len(o) for o in outcomes],
+                    "seconds": time.perf_counter() - start,
+                }
+            )
+    return {"rows": rows, "n_poisoned": int(n_poisoned), "errors": errors}
+
+
+def _collect(plan, done):
+    """Return the tidy rows and, apart from them, the seconds of each fit."""
+    table, timings = [], []
+    for i, entry in enumerate(plan.attacks):
+        for fold, (train, _) in enumerate(plan.folds):
+            for trial in range(plan.n_trials):
+                clean = done[None, 0, fold, trial]["rows"]
+                for budget in [0, *plan.budgets]:
+                    job = (None if budget == 0 else i, budget, fold, trial)
+                    column = i if budget == 0 else 0
+                    for row, control in zip(done[job]["rows"], clean, strict=True):
+                        key = {
+                            "estimator": row["estimator"],
+                            "attack": entry.name,
+                            "defense": row["defense"],
+                            "budget": budget,
+                            "fold": fold,
+                            "trial": trial,
+                        }
+                        table.append(
+                            {
+                                **key,
+                                "n_poisoned": done[job]["n_poisoned"],
+                                "n_train": len(train),
+                                "clean_score": row["score"],
+                                "n_success": row["wins"][column],
+                                "n_tries": row["tries"][column],
+                                "attack_success": _share(row, column),
+                                "control_success": _share(control, i),
+                            }
+                        )
+                        timings.append({**key, "fit_seconds": row["seconds"]})
+    return table, timings
+
+
+def _share(row, column):
+    tries = row["tries"][column]
+    return row["wins"][column] / tries if tries else float("nan")
