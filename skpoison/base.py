@@ -330,7 +330,7 @@ class _SamplerInputTags(InputTags):
     dataframe: bool = True  # imbalanced-learn's check generator reads it
 
 
-class SamplerMixin(BaseAttack):
+class SamplerMixin(OneToOneFeatureMixin, BaseAttack):
     """Base of attacks that change labels or the number of rows.
 
     ``fit_resample(X, y)`` is imbalanced-learn's contract, kept without needing

@@ -1,0 +1,181 @@
+"""The commands, thin over the library."""
+
+from pathlib import Path
+
+import click
+
+import skpoison
+
+
+class _Failure(click.ClickException):
+    """One line on stderr, exit code 2."""
+
+    exit_code = 2
+
+    def show(self, file=None):
+        click.echo(f"skpoison: {self.message}", err=True)
+
+
+def _budget(text):
+    try:
+        value = float(text)
+    except ValueError:
+        raise _Failure(
+            f"--budgets: {text!r} is no number; give shares or counts, as 0,0.01,0.05"
+        ) from None
+    # "1" is one row and "1.0" all of them, as in the library
+    return int(text) if text.strip().lstrip("+-").isdigit() else value
+
+
+def _names(text):
+    if text == "auto":
+        return text
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(skpoison.__version__, prog_name="skpoison")
+def cli():
+    """How far can training data be trusted, and what to do about it."""
+
+
+@cli.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--target", required=True, help="Column of the labels.")
+@click.option(
+    "--estimator",
+    default=None,
+    help="Dotted path, as sklearn.svm.SVC, or a .skops file. "
+    "Default: logistic regression behind an encoder.",
+)
+@click.option("--trust", multiple=True, help="Type that a .skops file may hold.")
+@click.option("--attacks", default="auto", help="Names with commas, or auto.")
+@click.option("--defenses", default="auto", help="Names with commas, or auto.")
+@click.option(
+    "--budgets",
+    default="0,0.01,0.05,0.1",
+    show_default=True,
+    help="Poisoned share of the rows; whole numbers count rows.",
+)
+@click.option("--cv", default=5, show_default=True, help="Folds.")
+@click.option("--trials", default=1, show_default=True, help="Repetitions of a fold.")
+@click.option("--scoring", default=None, help="A scorer of scikit-learn.")
+@click.option("--seed", default=0, show_default=True, help="Seed of everything.")
+@click.option("--jobs", default=1, show_default=True, help="Jobs in parallel.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="HTML page to write.",
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Folder to resume from.",
+)
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+def audit(
+    data,
+    target,
+    estimator,
+    trust,
+    attacks,
+    defenses,
+    budgets,
+    cv,
+    trials,
+    scoring,
+    seed,
+    jobs,
+    report,
+    checkpoint,
+    quiet,
+):
+    """Audit the classifier trained on DATA, a CSV or Parquet file.
+
+    Prints the damage that each attack does at each budget, behind each defense, and
+    a recommendation.
+    """
+    from skpoison.audit._ingest import InputError, load_estimator, read_table
+    from skpoison.audit._run import audit as run
+
+    if report is not None and not report.absolute().parent.is_dir():
+        raise _Failure(f"--report: the folder of {report} does not exist")
+    try:
+        X, y = read_table(data, target)
+        model = load_estimator(estimator, X, trust)
+        result = run(
+            {"estimator": model} if estimator is None else {estimator: model},
+            X,
+            y,
+            attacks=_names(attacks),
+            defenses=_names(defenses),
+            budgets=[_budget(b) for b in budgets.split(",")],
+            cv=cv,
+            scoring=scoring,
+            n_jobs=jobs,
+            random_state=seed,
+            checkpoint=checkpoint,
+            verbose=not quiet,
+            n_trials=trials,
+            name=data.name,
+        )
+    except (InputError, ValueError, TypeError) as error:
+        raise _Failure(" ".join(str(error).split())) from error
+    print_report(result)
+    if report is not None:
+        result.to_html(report)
+        click.echo(f"report: {report}")
+
+
+def print_report(result, file=None):
+    """Print the damage of every setting and the recommendation.
+
+    Parameters
+    ----------
+    result : AuditReport
+    file : file object, default=None
+        None is stdout.
+    """
+    damage = result.summary().pivot_table(
+        index=["estimator", "attack", "defense"],
+        columns="budget",
+        values="damage",
+        sort=False,
+    )
+    scores = result.defenses().set_index(["estimator", "defense"])["clean_score"]
+    damage.insert(0, "clean score", [scores[e, d] for e, _, d in damage.index])
+    click.echo(
+        f"{result.meta['name']}: {result.meta['n_samples']} rows, "
+        f"{len(result.meta['classes'])} classes; damage in share of held-out rows, "
+        "by budget",
+        file=file,
+    )
+    text = damage.to_string(float_format=lambda v: f"{v:.3f}")
+    click.echo(text, file=file)
+    click.echo(f"\n{result.recommendation}", file=file)
+
+
+@cli.command("list")
+@click.argument("kind", type=click.Choice(["attacks", "defenses", "datasets"]))
+def list_(kind):
+    """List what there is of a KIND."""
+    if kind == "datasets":
+        from skpoison import datasets
+
+        for name in datasets.__all__:
+            if name.startswith(("fetch_", "make_", "load_")):
+                summary = getattr(datasets, name).__doc__.strip().splitlines()[0]
+                click.echo(f"{name:22} {summary}")
+        return
+    from skpoison.audit._registry import ATTACKS, DEFENSES
+
+    registry = ATTACKS if kind == "attacks" else DEFENSES
+    for entry in registry.entries.values():
+        where = (
+            "network"
+            if getattr(entry, "neural", False)
+            else ", ".join(sorted(entry.data))
+        )
+        click.echo(f"{entry.name:22} {entry.summary} [{where}]")

@@ -1,0 +1,268 @@
+"""Networks: each takes a batch of samples and returns logits (or one output)."""
+
+import math
+
+from torch import nn
+from torch.nn import functional as F
+
+
+def _image_shape(module, input_shape):
+    shape = tuple(input_shape)
+    if len(shape) != 3 or min(shape[1:]) < 4:
+        raise ValueError(
+            f"{type(module).__name__} needs samples of shape (channels, height, width) "
+            f"with sides >= 4, got {shape}; input_shape=(C, H, W) makes images of the "
+            "rows of a table"
+        )
+    return shape
+
+
+class LinearModel(nn.Module):
+    """One affine map of the flattened sample.
+
+    With the classifier's default criterion this is multinomial logistic regression.
+
+    Parameters
+    ----------
+    input_shape : tuple of int
+        Shape of one sample.
+    n_outputs : int
+        Number of classes, 1 for regression.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skpoison.models import LinearModel
+    >>> LinearModel((1, 8, 8), 10)(torch.zeros(5, 1, 8, 8)).shape
+    torch.Size([5, 10])
+    """
+
+    def __init__(self, input_shape, n_outputs):
+        super().__init__()
+        self.linear = nn.Linear(math.prod(input_shape), n_outputs)
+
+    def forward(self, X):
+        return self.linear(X.flatten(1))
+
+
+class MLP(nn.Module):
+    """Fully connected network with ReLU units on the flattened sample.
+
+    Parameters
+    ----------
+    input_shape : tuple of int
+        Shape of one sample.
+    n_outputs : int
+        Number of classes, 1 for regression.
+    hidden : tuple of int, default=(64,)
+        Units of each hidden layer. One layer of 64 is chosen here: enough for the
+        tables that scikit-learn ships, and seconds to train.
+    dropout : float, default=0.0
+        Probability of dropping a hidden unit in training.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skpoison.models import MLP
+    >>> MLP((20,), 3, hidden=(32, 16))(torch.zeros(5, 20)).shape
+    torch.Size([5, 3])
+    """
+
+    def __init__(self, input_shape, n_outputs, hidden=(64,), dropout=0.0):
+        super().__init__()
+        widths = [math.prod(input_shape), *hidden]
+        layers = []
+        for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
+            layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], n_outputs))
+
+    def forward(self, X):
+        return self.layers(X.flatten(1))
+
+
+class ConvNet(nn.Module):
+    """Small VGG-like network: 3x3 convolutions, max pooling, one hidden layer.
+
+    It has no batch normalisation, so that per-sample gradients, averages of clients'
+    weights and second derivatives all make sense.
+
+    Parameters
+    ----------
+    input_shape : tuple of int
+        (channels, height, width), any number of channels, sides of at least 4.
+    n_outputs : int
+        Number of classes, 1 for regression.
+    channels : tuple of int, default=(16, 32)
+        Channels of each stage; a stage halves the sides while they are at least 2.
+        Chosen here for grey images of 28 by 28 on one CPU core.
+    hidden : int, default=64
+        Units of the layer before the output.
+    dropout : float, default=0.0
+        Probability of dropping a unit of that layer in training.
+
+    Notes
+    -----
+    What the stages leave is averaged to a grid of at most 4 by 4 cells, which bounds
+    the number of weights whatever the size of the image.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skpoison.models import ConvNet
+    >>> ConvNet((3, 17, 9), 4)(torch.zeros(5, 3, 17, 9)).shape
+    torch.Size([5, 4])
+    """
+
+    def __init__(
+        self, input_shape, n_outputs, channels=(16, 32), hidden=64, dropout=0.0
+    ):
+        super().__init__()
+        n_in, height, width = _image_shape(self, input_shape)
+        layers = []
+        for n_out in channels:
+            layers += [nn.Conv2d(n_in, n_out, 3, padding=1), nn.ReLU()]
+            if min(height, width) >= 2:
+                layers.append(nn.MaxPool2d(2))
+                height, width = height // 2, width // 2
+            n_in = n_out
+        grid = min(height, 4), min(width, 4)
+        if grid != (height, width):
+            layers.append(nn.AdaptiveAvgPool2d(grid))
+        self.features = nn.Sequential(*layers, nn.Flatten())
+        head = [nn.Linear(n_in * math.prod(grid), hidden), nn.ReLU()]
+        if dropout:
+            head.append(nn.Dropout(dropout))
+        self.head = nn.Sequential(*head, nn.Linear(hidden, n_outputs))
+
+    def forward(self, X):
+        return self.head(self.features(X))
+
+
+class _PadShortcut(nn.Module):
+    """Option A: every second pixel, new channels zero, half of them on each side."""
+
+    def __init__(self, n_new, stride):
+        super().__init__()
+        self.n_before, self.n_after = n_new // 2, n_new - n_new // 2
+        self.stride = stride
+
+    def forward(self, X):
+        X = X[:, :, :: self.stride, :: self.stride]
+        return F.pad(X, (0, 0, 0, 0, self.n_before, self.n_after))
+
+
+class _Block(nn.Module):
+    def __init__(self, n_in, n_out, stride, projection):
+        super().__init__()
+        self.conv1 = nn.Conv2d(n_in, n_out, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(n_out)
+        self.conv2 = nn.Conv2d(n_out, n_out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(n_out)
+        if stride == 1 and n_in == n_out:
+            self.shortcut: nn.Module = nn.Identity()
+        elif projection:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out)
+            )
+        else:
+            self.shortcut = _PadShortcut(n_out - n_in, stride)
+
+    def forward(self, X):
+        out = F.relu(self.bn1(self.conv1(X)))
+        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(X))
+
+
+class _ResNet(nn.Module):
+    """Residual network with a 3x3 stem, as used on images of 32 by 32."""
+
+    def __init__(self, input_shape, n_outputs, widths, n_blocks, projection):
+        super().__init__()
+        n_in = _image_shape(self, input_shape)[0]
+        self.conv1 = nn.Conv2d(n_in, widths[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        n_in = widths[0]
+        self.n_layers = len(widths)
+        for i, width in enumerate(widths):
+            blocks = []
+            for j in range(n_blocks):
+                stride = 2 if i > 0 and j == 0 else 1
+                blocks.append(_Block(n_in, width, stride, projection))
+                n_in = width
+            self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
+        self.linear = nn.Linear(n_in, n_outputs)
+        for part in self.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.kaiming_normal_(part.weight)
+
+    def forward(self, X):
+        out = F.relu(self.bn1(self.conv1(X)))
+        for i in range(self.n_layers):
+            out = getattr(self, f"layer{i + 1}")(out)
+        return self.linear(out.mean((2, 3)))
+
+
+class ResNet18(_ResNet):
+    """ResNet-18 with the stem for small images: 3x3 convolution, no pooling.
+
+    Parameters
+    ----------
+    input_shape : tuple of int
+        (channels, height, width).
+    n_outputs : int
+        Number of classes, 1 for regression.
+    width : int, default=64
+        Channels of the first of four stages; each further stage doubles them. 64 is
+        the paper's; 16 trains on a CPU.
+
+    References
+    ----------
+    .. [1] K. He, X. Zhang, S. Ren and J. Sun. Deep residual learning for image
+       recognition. CVPR 2016.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skpoison.models import ResNet18
+    >>> ResNet18((3, 32, 32), 10, width=8)(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(self, input_shape, n_outputs, width=64):
+        widths = [width, 2 * width, 4 * width, 8 * width]
+        super().__init__(input_shape, n_outputs, widths, n_blocks=2, projection=True)
+
+
+class ResNet20(_ResNet):
+    """The 20-layer ResNet for CIFAR-10, with shortcuts that have no weights.
+
+    Three stages of three blocks with 16, 32 and 64 channels; a shortcut that changes
+    shape takes every second pixel and pads channels with zeros (option A of [1]_,
+    section 4.2). 269,722 weights for 3 channels and 10 classes.
+
+    Parameters
+    ----------
+    input_shape : tuple of int
+        (channels, height, width).
+    n_outputs : int
+        Number of classes, 1 for regression.
+
+    References
+    ----------
+    .. [1] K. He, X. Zhang, S. Ren and J. Sun. Deep residual learning for image
+       recognition. CVPR 2016.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skpoison.models import ResNet20
+    >>> net = ResNet20((3, 32, 32), 10)
+    >>> sum(p.numel() for p in net.parameters())
+    269722
+    """
+
+    def __init__(self, input_shape, n_outputs):
+        super().__init__(
+            input_shape, n_outputs, [16, 32, 64], n_blocks=3, projection=False
+        )

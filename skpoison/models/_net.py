@@ -1,0 +1,276 @@
+"""The only contact with skorch: nets, their batches, and the hook of defenses."""
+
+import inspect
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import ClassifierMixin, RegressorMixin
+from skorch import NeuralNet
+from skorch.callbacks import EpochScoring
+from skorch.dataset import Dataset, unpack_data
+from skorch.utils import data_from_dataset, to_tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Subset
+
+# Data smaller than this moves to the GPU once, not batch by batch.
+_RESIDENT_BYTES = 2**30
+# Values in one batch of prediction: large enough to hide the cost of a call.
+_PREDICT_VALUES = 2**20
+
+
+@dataclass(slots=True)
+class BatchContext:
+    """What a batch hook may know.
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        The network in training. A hook that uses it leaves its mode and its
+        gradients as they were.
+    n_classes : int
+        1 for regression.
+    generator : torch.Generator
+        On the CPU; the only source of random numbers of a hook.
+    epoch : int
+        From 0.
+    step : int
+        Batches before this one, from 0, over all epochs.
+    """
+
+    module: torch.nn.Module
+    n_classes: int
+    generator: torch.Generator
+    epoch: int = 0
+    step: int = 0
+
+
+class StopTraining(KeyboardInterrupt):
+    """A callback ended training; a real Ctrl-C stays a KeyboardInterrupt."""
+
+
+def _as_tensor(array, dtype):
+    with warnings.catch_warnings():
+        # read-only arrays come from joblib's memory maps; batches are copies
+        warnings.filterwarnings("ignore", message=".*not writable.*")
+        return torch.as_tensor(array).to(dtype)
+
+
+class BatchIterator:
+    """Batches cut from tensors in memory by one indexing call each.
+
+    Parameters
+    ----------
+    dataset : skorch Dataset or Subset of one
+    batch_size : int
+        A last batch of one row joins the batch before it, because batch
+        normalisation can't train on one row.
+    shuffle : bool, default=False
+        A new order in every epoch, drawn from `generator`.
+    drop_last : bool, default=False
+        Leave out the rows that don't fill a batch.
+    generator : torch.Generator, default=None
+    device : torch.device or str, default="cpu"
+    """
+
+    def __init__(
+        self,
+        dataset,
+        batch_size,
+        shuffle=False,
+        drop_last=False,
+        generator=None,
+        device="cpu",
+    ):
+        X, y = data_from_dataset(dataset)
+        self.X = _as_tensor(X, torch.float32)
+        if y is None:  # prediction: skorch wants something in y's place
+            y = torch.zeros(len(self.X))
+        floating = torch.as_tensor(y[:0]).is_floating_point()
+        self.y = _as_tensor(y, torch.float32 if floating else torch.int64)
+        self.device = torch.device(device)
+        if self.X.nbytes < _RESIDENT_BYTES:
+            self.X, self.y = self.X.to(self.device), self.y.to(self.device)
+        self.shuffle, self.generator = shuffle, generator
+        n_rows = len(self.X)
+        starts = list(range(0, n_rows, batch_size))
+        if drop_last and n_rows % batch_size:
+            self._cuts = starts
+        else:
+            if len(starts) > 1 and n_rows - starts[-1] == 1:
+                starts.pop()
+            self._cuts = [*starts, n_rows]
+
+    def __len__(self):
+        return len(self._cuts) - 1
+
+    def __iter__(self):
+        order = None
+        if self.shuffle:
+            order = torch.randperm(len(self.X), generator=self.generator)
+            order = order.to(self.X.device)
+        for start, stop in zip(self._cuts[:-1], self._cuts[1:], strict=True):
+            if order is None:
+                # a copy: a module that works in place must not reach the caller's X
+                X, y = self.X[start:stop].clone(), self.y[start:stop]
+            else:
+                rows = order[start:stop]
+                X, y = self.X[rows], self.y[rows]
+            yield X.to(self.device), y.to(self.device)
+
+
+def _in_memory(dataset):
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return type(dataset) is Dataset
+
+
+def class_probabilities(logits):
+    """Softmax in float64, so that rows sum to 1 at that precision."""
+    return torch.softmax(logits.double(), dim=-1)
+
+
+class TrainingNet(NeuralNet):
+    """A skorch net with fast batches, named random streams and a batch hook.
+
+    `start` gives it a run's streams and hook, `finish` takes them away again, so
+    that what is left can be pickled.
+    """
+
+    hook_: Any = None
+    context_: Any = None
+    generator_: Any = None
+    n_outputs_ = 1
+
+    def initialize_module(self):
+        super().initialize_module()
+        if not isinstance(self.module_, torch.nn.Module):
+            raise TypeError(f"module must make a torch.nn.Module, got {self.module_!r}")
+        return self
+
+    def start(self, n_outputs, streams, hook):
+        self.n_outputs_ = n_outputs
+        self.generator_ = streams.torch("batches")
+        self.hook_ = hook
+        self.context_ = BatchContext(
+            self.module_, n_outputs, streams.torch("augmentation")
+        )
+
+    def finish(self):
+        self.hook_ = self.context_ = self.generator_ = None
+
+    @contextmanager
+    def training(self, X, y):
+        """Around calls of `fit_loop`: a callback may end them, Ctrl-C goes through."""
+        self.notify("on_train_begin", X=X, y=y)
+        try:
+            yield
+        except StopTraining:
+            pass
+        self.notify("on_train_end", X=X, y=y)
+
+    def notify(self, method_name, **kwargs):
+        try:
+            super().notify(method_name, **kwargs)
+        except KeyboardInterrupt as error:
+            # skorch's callbacks stop training by this exception, and skorch then
+            # swallows a user's Ctrl-C too: a half-trained net would pass as trained
+            raise StopTraining from error
+
+    def on_epoch_begin(self, net, **kwargs):
+        super().on_epoch_begin(net, **kwargs)
+        self._set_training(True)  # once, before callbacks that may freeze a part
+
+    def get_params_for(self, prefix):
+        kwargs = super().get_params_for(prefix)
+        if prefix not in ("iterator_train", "iterator_valid"):
+            return kwargs
+        named = inspect.signature(getattr(self, prefix)).parameters
+        anything = any(p.kind == p.VAR_KEYWORD for p in named.values())
+
+        def offer(name, value):
+            if anything or name in named:
+                kwargs.setdefault(name, value)
+
+        # without a generator a DataLoader reads torch's global stream, always
+        offer("generator", self.generator_ or torch.Generator())
+        if prefix == "iterator_train" and not {"sampler", "batch_sampler"} & {*kwargs}:
+            offer("shuffle", True)
+        return kwargs
+
+    def get_iterator(self, dataset, training=False):
+        prefix = "iterator_train" if training else "iterator_valid"
+        iterator = getattr(self, prefix)
+        kwargs = self.get_params_for(prefix)
+        kwargs.setdefault("batch_size", self.batch_size)
+        if iterator is BatchIterator:
+            if not _in_memory(dataset):  # the user's own, from a predefined split
+                return DataLoader(dataset, **kwargs)
+            kwargs["device"] = self.device
+            if not training and f"{prefix}__batch_size" not in self.__dict__:
+                values = max(1, int(np.prod(np.shape(dataset[0][0]))))
+                kwargs["batch_size"] = max(
+                    self.batch_size, min(4096, _PREDICT_VALUES // values)
+                )
+        return iterator(dataset, **kwargs)
+
+    def targets(self, y):
+        """Return the targets that a hook sees."""
+        return y
+
+    def train_step_single(self, batch, **fit_params):
+        if not self.module_.training:
+            self._set_training(True)
+        X, y = unpack_data(batch)
+        X, y = to_tensor(X, self.device), to_tensor(y, self.device)
+        loss_function = self.get_loss
+        if self.hook_ is not None:
+            self.context_.epoch = len(self.history) - 1
+            X, y = self.hook_(X, self.targets(y), self.context_)
+            self.context_.step += 1
+            loss_function = getattr(self.hook_, "loss", loss_function)
+        out = self.infer(X, **fit_params)
+        loss = loss_function(out, y)
+        loss.backward()
+        return {"loss": loss, "y_pred": out}
+
+    def infer(self, x, **fit_params):
+        out = super().infer(x, **fit_params)
+        shape = getattr(out, "shape", None)
+        if shape is None or len(shape) != 2 or shape[1] != self.n_outputs_:
+            got = type(out).__name__ if shape is None else tuple(shape)
+            raise ValueError(
+                f"the module must return a tensor of shape (n_samples, "
+                f"{self.n_outputs_}), got {got} for a batch of {len(x)} samples"
+            )
+        return out
+
+
+class ClassifierNet(ClassifierMixin, TrainingNet):
+    """Logits, integer targets, one-hot targets for hooks."""
+
+    @property
+    def classes_(self):
+        return np.arange(self.n_outputs_)
+
+    @property
+    def _default_callbacks(self):
+        accuracy = EpochScoring("accuracy", name="valid_acc", lower_is_better=False)
+        *others, print_log = super()._default_callbacks
+        return [*others, ("valid_acc", accuracy), print_log]
+
+    def targets(self, y):
+        return F.one_hot(y, self.n_outputs_).to(torch.float32)
+
+    def predict(self, X):
+        return self.predict_proba(X).argmax(axis=1)
+
+
+class RegressorNet(RegressorMixin, TrainingNet):
+    """One output a sample, as a vector."""
+
+    def infer(self, x, **fit_params):
+        return super().infer(x, **fit_params).squeeze(1)
