@@ -1,0 +1,109 @@
+"""One table of every public estimator, with fast parameters.
+
+The common tests run scikit-learn's, imbalanced-learn's and our own checks over it;
+`test_public_api` fails when a public estimator is missing.
+"""
+
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import LocalOutlierFactor
+
+from skpoison.attacks import (
+    BackdoorAttack,
+    BlendTrigger,
+    CleanLabelBackdoorAttack,
+    LabelFlipAttack,
+)
+from skpoison.compose import FilteredEstimator, PoisonedEstimator
+from skpoison.defenses import LabelIssueDetector, MixupClassifier
+from skpoison.models import TorchClassifier, TorchRegressor
+
+
+def samplers():
+    """Attacks that change y or the rows."""
+    return [
+        LabelFlipAttack(),
+        LabelFlipAttack("pair"),
+        LabelFlipAttack("margin", cv=2),
+        LabelFlipAttack("far", cv=2),
+        LabelFlipAttack("adversarial", chunk_size=0.05),
+        BackdoorAttack(),
+        BackdoorAttack(mode="append"),
+    ]
+
+
+def perturbations():
+    """Attacks that change X alone."""
+    return [
+        CleanLabelBackdoorAttack(),
+        CleanLabelBackdoorAttack(BlendTrigger(), budget=0.2),
+        CleanLabelBackdoorAttack(
+            eps=0.1, max_iter=2, surrogate=TorchClassifier(max_epochs=2, device="cpu")
+        ),
+    ]
+
+
+def attacks():
+    return [*samplers(), *perturbations()]
+
+
+def detectors():
+    return [LabelIssueDetector(cv=3)]
+
+
+def estimators():
+    """Everything that scikit-learn's suite runs on."""
+    return [
+        *attacks(),
+        *detectors(),
+        TorchClassifier(device="cpu"),
+        TorchRegressor(device="cpu"),
+        MixupClassifier(device="cpu"),
+        MixupClassifier(n_mix=3, weights="uniform", device="cpu", random_state=0),
+        PoisonedEstimator(),
+        PoisonedEstimator(LabelFlipAttack(), LogisticRegression()),
+        PoisonedEstimator(BackdoorAttack(budget=0.05), random_state=0),
+        PoisonedEstimator(CleanLabelBackdoorAttack(), LogisticRegression()),
+        FilteredEstimator(LabelIssueDetector(cv=2)),
+        FilteredEstimator(LocalOutlierFactor(), LogisticRegression()),
+        PoisonedEstimator(
+            LabelFlipAttack(), FilteredEstimator(LocalOutlierFactor()), random_state=0
+        ),
+    ]
+
+
+#: Expected failures of scikit-learn's suite: none, and none may come.
+EXPECTED_SKLEARN = {}
+
+#: imbalanced-learn's suite asks every sampler to balance classes. Ours poison.
+EXPECTED_IMBLEARN = {
+    "check_samplers_one_label": "one class is legal: there is nothing to flip",
+    "check_samplers_fit": "there is no sampling_strategy_ to fit",
+    "check_samplers_multiclass_ova": "y is 1-d; one-vs-all targets are refused",
+    "check_samplers_sample_indices": "reads sampler_tags, which scikit-learn lacks",
+}
+
+#: Public classes that are no estimators of their own, with the reason.
+NOT_ESTIMATORS = {
+    "AttackEntry": "a record of the audit's registry",
+    "AuditContext": "a record of the audit's registry",
+    "AuditReport": "a result",
+    "BaseAttack": "a base class",
+    "BaseDetector": "a base class",
+    "BlendTrigger": "a trigger: part of an attack",
+    "ColumnTrigger": "a trigger: part of an attack",
+    "DatasetCorruptError": "an error",
+    "DatasetNotFoundError": "an error",
+    "DefenseEntry": "a record of the audit's registry",
+    "Mixup": "a batch hook: part of a classifier",
+    "PatchTrigger": "a trigger: part of an attack",
+    "PerturbationMixin": "a base class",
+    "RandomStreams": "a source of seeds",
+    "RobustnessCurveDisplay": "a drawing",
+    "SamplerMixin": "a base class",
+    "SinusoidTrigger": "a trigger: part of an attack",
+    "ConvNet": "a torch module",
+    "LinearModel": "a torch module",
+    "MLP": "a torch module",
+    "ResNet18": "a torch module",
+    "ResNet20": "a torch module",
+}

@@ -1,0 +1,49 @@
+"""Every public estimator through scikit-learn's, imbalanced-learn's and our checks."""
+
+import warnings
+
+import pytest
+from _instances import (
+    EXPECTED_IMBLEARN,
+    EXPECTED_SKLEARN,
+    attacks,
+    estimators,
+    samplers,
+)
+from sklearn.base import clone
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from skpoison.utils.estimator_checks import parametrize_with_attack_checks
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@parametrize_with_checks(
+    estimators(),
+    expected_failed_checks=lambda e: EXPECTED_SKLEARN.get(type(e).__name__, {}),
+)
+def test_sklearn_checks(estimator, check):
+    check(estimator)
+
+
+@parametrize_with_attack_checks(attacks())
+def test_attack_checks(attack, check):
+    check(attack)
+
+
+def _imblearn_checks():
+    checks = pytest.importorskip("imblearn.utils.estimator_checks")
+    for sampler in samplers():
+        for check in checks._yield_sampler_checks(sampler):
+            yield pytest.param(sampler, check, id=f"{sampler!r}-{check.__name__}")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("sampler, check", _imblearn_checks())
+def test_imblearn_checks(sampler, check, request):
+    reason = EXPECTED_IMBLEARN.get(check.__name__)
+    if reason is not None:
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+    sampler = clone(sampler).set_params(random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check(type(sampler).__name__, sampler)
