@@ -10,7 +10,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 
 from skpoison.base import SamplerMixin, flat_numeric
-from skpoison.utils import make_table_encoder, n_budget, set_random_states
+from skpoison.utils import make_table_encoder, set_random_states
 from skpoison.utils._containers import take_rows
 from skpoison.utils._validation import check_label, check_number, check_option
 
@@ -143,7 +143,9 @@ class LabelFlipAttack(SamplerMixin, BaseEstimator):
     def _resample(self, X, y, n_rows, streams):
         if n_rows == 0 or len(self.classes_) < 2:
             if n_rows:
-                _warn(f"y holds one class, {self.classes_[0]!r}: nothing to flip")
+                _warn(
+                    f"y holds one class, {self.classes_.tolist()[0]!r}: nothing to flip"
+                )
             return self._unchanged(X, y)
         rows, labels = getattr(self, f"_{self.strategy}")(X, y, n_rows, streams)
         if len(rows) < n_rows:
@@ -252,7 +254,9 @@ class LabelFlipAttack(SamplerMixin, BaseEstimator):
     def _adversarial(self, X, y, n_rows, streams):
         X = flat_numeric(X)
         model = self._new_surrogate(X, streams)
-        chunk = max(1, n_budget(self.chunk_size, len(y), name="chunk_size"))
+        chunk = self.chunk_size
+        if not isinstance(chunk, numbers.Integral):
+            chunk = max(1, int(chunk * len(y)))
         clean = _log_proba(model.fit(X, y), X, y)
         tainted_labels = y.copy()
         rows = np.empty(0, dtype=int)

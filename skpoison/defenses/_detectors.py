@@ -136,8 +136,18 @@ class BaseDetector(OutlierMixin, BaseEstimator):
 
 
 def _take(data, rows):
-    kept = take_rows(as_rows(data), rows)
-    return kept.asformat(data.format) if issparse(data) else kept
+    if issparse(data):  # not every sparse format can be indexed
+        return data.tocsr()[rows].asformat(data.format)
+    return take_rows(data, rows)
+
+
+def _has_text(X):
+    """Tell whether X is a table with columns that are no numbers."""
+    if is_frame(X):
+        return not all(map(_is_number, X.dtypes))
+    if isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind in "OSU":
+        return any(isinstance(value, str) for value in X.flat)
+    return False
 
 
 def _is_number(dtype):
@@ -358,7 +368,7 @@ default=None
         if self.estimators is not None:
             validate_data(self, X, skip_check_array=True)
             return as_rows(X) if hasattr(X, "shape") else np.asarray(X)
-        if is_frame(X) and not all(map(_is_number, X.dtypes)):
+        if _has_text(X):
             validate_data(self, X, skip_check_array=True)
             return X
         if getattr(X, "ndim", 2) > 2:
@@ -384,7 +394,8 @@ default=None
             tables = _label_noise.check_tables(pred_proba, len(y), n_classes)
             judged = np.ones(n_classes, dtype=bool)
         keep = np.ones(len(y), dtype=bool)
-        for self.n_iter_ in range(1, self.max_iter + 1):
+        for n_iter in range(1, self.max_iter + 1):
+            self.n_iter_ = n_iter
             if pred_proba is None:
                 tables = _label_noise.out_of_fold(
                     estimators, X, y, folds, keep, self.n_jobs

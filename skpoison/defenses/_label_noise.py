@@ -38,7 +38,7 @@ def default_estimators(X):
         make_pipeline(encoder, LogisticRegression(C=0.1, max_iter=1000)),
         make_pipeline(encoder, KNeighborsClassifier(10)),
     ]
-    if not is_frame(X) and not np.isnan(X).any():
+    if not is_frame(X) and X.dtype.kind in "biuf" and not np.isnan(X).any():
         estimators.append(KNeighborsClassifier(10))
     return estimators
 

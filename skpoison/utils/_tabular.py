@@ -1,11 +1,13 @@
 """The preprocessing of people who bring a raw table and no pipeline."""
 
+from itertools import compress
+
 import numpy as np
 from scipy import sparse
-from sklearn.compose import ColumnTransformer, make_column_selector
+from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
 
 def make_table_encoder(X):
@@ -37,24 +39,47 @@ def make_table_encoder(X):
     scaler = StandardScaler(with_mean=not _has_sparse(X))
     numeric = make_pipeline(SimpleImputer(strategy="median"), scaler)
     categorical = make_pipeline(
+        FunctionTransformer(_as_text, feature_names_out="one-to-one"),
         SimpleImputer(strategy="most_frequent"),
         OneHotEncoder(
             handle_unknown="infrequent_if_exist", max_categories=30, sparse_output=False
         ),
     )
     if hasattr(X, "columns"):
-        columns = (
-            make_column_selector(dtype_include="number"),
-            make_column_selector(dtype_exclude="number"),
-        )
+        columns = list(X.columns)
+        is_number = [_is_number_type(dtype) for dtype in X.dtypes]
     elif getattr(X, "dtype", np.dtype(float)).kind in "OSU":
-        text = [c for c in range(X.shape[1]) if not _is_number(X[:, c])]
-        columns = (np.setdiff1d(np.arange(X.shape[1]), text).tolist(), text)
+        columns = list(range(X.shape[1]))
+        is_number = [_holds_numbers(X[:, c]) for c in columns]
     else:
         return numeric
     return ColumnTransformer(
-        [("numeric", numeric, columns[0]), ("categorical", categorical, columns[1])]
+        [
+            ("numeric", numeric, list(compress(columns, is_number))),
+            ("text", categorical, list(compress(columns, np.invert(is_number)))),
+        ]
     )
+
+
+def _as_text(X):
+    """Return an object array of str with NaN for what is missing.
+
+    scikit-learn would read a column of truth values beside one of categories as
+    numbers.
+    """
+    X = X.to_numpy() if hasattr(X, "to_numpy") else X
+    text = np.empty(X.shape, dtype=object)
+    for place, value in np.ndenumerate(np.asarray(X, dtype=object)):
+        missing = str(value) in ("None", "nan", "NaN", "NaT", "<NA>")
+        text[place] = np.nan if missing else str(value)
+    return text
+
+
+def _is_number_type(dtype):
+    if hasattr(dtype, "is_numeric"):  # polars
+        return dtype.is_numeric()
+    kind = getattr(dtype, "kind", "O")  # pandas' extension types have one too
+    return kind in "fiu"
 
 
 def _has_sparse(X):
@@ -63,7 +88,7 @@ def _has_sparse(X):
     )
 
 
-def _is_number(column):
+def _holds_numbers(column):
     try:
         column.astype(float)
     except (TypeError, ValueError):

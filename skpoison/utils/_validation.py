@@ -175,6 +175,7 @@ def check_bounds(bounds, X):
 
 def check_label(name, label, classes):
     """Return the position of `label` in `classes`, or raise naming both."""
+    label = label.item() if isinstance(label, np.generic) else label
     found = np.flatnonzero(np.asarray(classes) == label)
     if len(found) == 0:
         shown = ", ".join(map(repr, np.asarray(classes).tolist()[:10]))

@@ -1,0 +1,352 @@
+"""Backdoors and their triggers."""
+
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn.datasets import load_breast_cancer, load_digits
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_validate
+
+from skpoison.attacks import (
+    BackdoorAttack,
+    BlendTrigger,
+    CleanLabelBackdoorAttack,
+    ColumnTrigger,
+    PatchTrigger,
+    SinusoidTrigger,
+)
+from skpoison.compose import PoisonedEstimator
+from skpoison.metrics import attack_success_score
+from skpoison.model_selection import robustness_curve
+from skpoison.models import ConvNet, TorchClassifier
+
+X_DIGITS, Y_DIGITS = load_digits(return_X_y=True)
+X_DIGITS = X_DIGITS / 16
+LAST_THREE = PatchTrigger(
+    "solid", size=(1, 3), margin=0, value=1.0, input_shape=(1, 8, 8)
+)
+
+
+# Triggers
+
+
+@pytest.mark.parametrize(
+    "trigger",
+    [PatchTrigger(), BlendTrigger(), SinusoidTrigger(), PatchTrigger(np.ones((2, 2)))],
+    ids=repr,
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8])
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 5, 9)])
+def test_image_triggers_keep_type_shape_and_input(trigger, dtype, shape):
+    rng = np.random.RandomState(0)
+    X = rng.randint(0, 256, (10, *shape)).astype(dtype)
+    before = X.copy()
+    marked = trigger.fit(X).apply(X)
+    assert marked.dtype == X.dtype and marked.shape == X.shape
+    assert (marked.reshape(10, -1) != X.reshape(10, -1)).any(1).all()
+    assert marked.min() >= 0 and marked.max() <= 255
+    np.testing.assert_array_equal(X, before)
+
+
+@pytest.mark.parametrize(
+    "position, corner",
+    [
+        ("top_left", (1, 1)),
+        ("top_right", (1, 5)),
+        ("bottom_left", (5, 1)),
+        ("bottom_right", (5, 5)),
+        ((2, 3), (2, 3)),
+    ],
+)
+def test_patch_positions(position, corner):
+    X = np.zeros((2, 1, 8, 8))
+    trigger = PatchTrigger("solid", size=2, value=1.0, position=position).fit(X)
+    rows, columns = np.nonzero(trigger.apply(X)[1, 0])
+    assert (rows.min(), columns.min()) == corner and len(rows) == 4
+
+
+def test_checkerboard_takes_the_range_of_the_data():
+    X = np.full((1, 3, 6, 6), 0.5)
+    X[0, 0, 0, 0], X[0, 0, 0, 1] = 0.2, 0.9
+    patch = PatchTrigger().fit(X).apply(X)[0, 1, 2:5, 2:5]
+    np.testing.assert_allclose(
+        patch, [[0.9, 0.2, 0.9], [0.2, 0.9, 0.2], [0.9, 0.2, 0.9]]
+    )
+
+
+def test_flat_images_equal_images():
+    images = np.random.RandomState(0).rand(5, 3, 6, 6)
+    for trigger in (PatchTrigger(), SinusoidTrigger()):
+        flat = type(trigger)(input_shape=(3, 6, 6)).fit(images.reshape(5, -1))
+        np.testing.assert_array_equal(
+            flat.apply(images.reshape(5, -1)).reshape(images.shape),
+            trigger.fit(images).apply(images),
+        )
+
+
+@pytest.mark.parametrize(
+    "trigger, X, message",
+    [
+        (PatchTrigger(), np.eye(9), r"\(n, C, H, W\).*input_shape=None"),
+        (PatchTrigger(input_shape=(2, 2)), np.eye(9), "does not match rows of 9"),
+        (PatchTrigger("star"), np.zeros((1, 1, 8, 8)), "patch must be one of"),
+        (PatchTrigger(size=9), np.zeros((1, 1, 8, 8)), "does not fit into images"),
+        (PatchTrigger(position="middle"), np.zeros((1, 1, 8, 8)), "position must be"),
+        (PatchTrigger(size=0), np.zeros((1, 1, 8, 8)), "size must be >= 1"),
+        (BlendTrigger(alpha=0), np.zeros((1, 2)), "alpha must be in"),
+        (BlendTrigger(np.ones(3)), np.zeros((1, 2)), r"pattern has shape \(3,\)"),
+        (SinusoidTrigger(frequency=0), np.zeros((1, 1, 8, 8)), "frequency must be"),
+        (ColumnTrigger(["age"]), np.eye(3), "'age' is not a column of X.*no names"),
+        (ColumnTrigger([7]), np.eye(3), "7 is out of range for X with 3 features"),
+        (ColumnTrigger([0, 1], values=[1.0]), np.eye(3), "one entry a column, 2"),
+        (ColumnTrigger(quantile=2), np.eye(3), "quantile must be in"),
+        (ColumnTrigger(), np.zeros((2, 1, 3, 3)), "ColumnTrigger marks tables"),
+    ],
+)
+def test_bad_triggers_are_refused(trigger, X, message):
+    with pytest.raises(ValueError, match=message):
+        trigger.fit(X)
+
+
+def test_trigger_must_be_fitted():
+    with pytest.raises(NotFittedError):
+        PatchTrigger().apply(np.zeros((1, 1, 8, 8)))
+
+
+def test_blend_is_the_same_in_every_object_of_one_seed():
+    X = np.random.RandomState(0).rand(3, 5).astype(np.float32)
+    a, b = (BlendTrigger(alpha=0.3).fit(X) for _ in range(2))
+    np.testing.assert_array_equal(a.apply(X), b.apply(X))
+    np.testing.assert_allclose(a.apply(X), 0.7 * X + 0.3 * a.pattern_, rtol=1e-6)
+
+
+def test_column_trigger_is_legal_on_mixed_tables():
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(
+        {
+            "n": [1, 2, 3, 4],
+            "x": [0.5, np.nan, 1.5, 2.5],
+            "c": pd.Categorical(["a", "a", "b", "a"], categories=["a", "b", "z"]),
+            "s": ["u", None, "v", "v"],
+            "f": [True, True, True, False],
+        }
+    )
+    trigger = ColumnTrigger(["n", "x", "c", "s", "f"]).fit(frame)
+    marked = trigger.apply(frame)
+    assert (marked.dtypes == frame.dtypes).all()
+    assert marked["c"].tolist() == ["b"] * 4 and marked["s"].tolist() == ["u"] * 4
+    assert marked["f"].tolist() == [False] * 4
+    assert marked["n"].isin(frame["n"]).all() and (marked["x"] <= 2.5).all()
+    assert frame["n"].tolist() == [1, 2, 3, 4]
+
+
+def test_column_trigger_names_positions_dicts_and_sparse_agree():
+    pd = pytest.importorskip("pandas")
+    X = np.random.RandomState(0).rand(20, 4)
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    expected = ColumnTrigger([-1, 0], values=[0.7, 0.2]).fit(X).apply(X)
+    by_name = ColumnTrigger(["d", "a"], values={"a": 0.2, "d": 0.7}).fit(frame)
+    np.testing.assert_array_equal(by_name.apply(frame).to_numpy(), expected)
+    matrix = sparse.csr_matrix(X)
+    out = ColumnTrigger([3, 0], values=[0.7, 0.2]).fit(matrix).apply(matrix)
+    assert out.format == "csr"
+    np.testing.assert_array_equal(out.toarray(), expected)
+
+
+def test_default_columns_tell_little_about_y():
+    rng = np.random.RandomState(0)
+    y = rng.randint(0, 2, 400)
+    X = rng.rand(400, 8)
+    X[:, 5:] += 2 * y[:, None]
+    X[:, 0] = 0.0  # a trigger could not change it
+    trigger = ColumnTrigger().fit(X, y)
+    assert set(trigger.columns_) <= {1, 2, 3, 4}
+
+
+# Dirty labels
+
+
+def test_reference_figures_on_digits():
+    """Logistic regression, 3 folds: about 0 / .48 / .88 / .95 success."""
+    found = []
+    for seed in range(3):
+        curve = robustness_curve(
+            LogisticRegression(max_iter=300),
+            X_DIGITS,
+            Y_DIGITS,
+            attack=BackdoorAttack(LAST_THREE, target_class=0, random_state=seed),
+            param_range=[0, 0.01, 0.05, 0.1],
+            cv=3,
+        )
+        assert curve.clean_score.mean(axis=1)[0] == pytest.approx(0.933, abs=0.001)
+        assert curve.clean_score.mean(axis=1).min() >= 0.90
+        found.append(curve.attack_success.mean(axis=1))
+    found = np.mean(found, axis=0)
+    assert found[0] < 0.005
+    np.testing.assert_allclose(found[1:], [0.48, 0.88, 0.95], atol=0.06)
+
+
+@pytest.mark.parametrize("mode", ["replace", "append"])
+def test_rows_of_the_target_class_are_spared(mode):
+    attack = BackdoorAttack(
+        LAST_THREE, target_class=4, budget=0.2, mode=mode, random_state=0
+    )
+    data = attack.poison(X_DIGITS, Y_DIGITS)
+    assert (data.y[data.poison_mask] == 4).all() and (data.y_original != 4).all()
+    np.testing.assert_array_equal(data.X[data.poison_mask][:, -3:], 1.0)
+    assert len(data.X) == len(X_DIGITS) + (359 if mode == "append" else 0)
+    sources = data.sample_indices[data.poison_indices]
+    np.testing.assert_array_equal(
+        data.X[data.poison_mask], attack.apply_trigger(X_DIGITS[sources])
+    )
+
+
+def test_success_counts_other_classes_only():
+    attack = BackdoorAttack(LAST_THREE, target_class=4, random_state=0)
+    attack.poison(X_DIGITS, Y_DIGITS)
+    always = lambda X: np.full(len(X), 4)  # noqa: E731
+    assert attack.attack_success(always, X_DIGITS, Y_DIGITS) == 1
+    outcomes = attack.attack_outcomes(always, X_DIGITS, Y_DIGITS)
+    assert len(outcomes) == (Y_DIGITS != 4).sum()
+    only = Y_DIGITS == 4
+    assert np.isnan(attack.attack_success(always, X_DIGITS[only], Y_DIGITS[only]))
+
+
+def test_trigger_may_be_any_object_with_fit_and_apply():
+    class Bright:
+        def __init__(self, by=1.0):
+            self.by = by
+
+        def get_params(self, deep=True):
+            return {"by": self.by}
+
+        def set_params(self, **params):
+            self.by = params.get("by", self.by)
+            return self
+
+        def fit(self, X, y=None):
+            return self
+
+        def apply(self, X):
+            return X + self.by
+
+    data = BackdoorAttack(Bright(2.0), random_state=0).poison(X_DIGITS, Y_DIGITS)
+    assert data.X[data.poison_mask].min() == 2.0
+
+
+@pytest.mark.parametrize(
+    "params, error, message",
+    [
+        ({"target_class": 11}, ValueError, "target_class=11 is not among the classes"),
+        ({"trigger": "patch"}, TypeError, "trigger must have fit and apply"),
+        ({"mode": "swap"}, ValueError, "mode must be one of"),
+    ],
+)
+def test_bad_parameters(params, error, message):
+    with pytest.raises(error, match=message):
+        BackdoorAttack(**params).poison(X_DIGITS, Y_DIGITS)
+
+
+def test_mixed_table_backdoor_bites_a_pipeline():
+    pd = pytest.importorskip("pandas")
+    from sklearn.pipeline import make_pipeline
+
+    from skpoison.utils import make_table_encoder
+
+    X, y = load_breast_cancer(return_X_y=True)
+    rng = np.random.RandomState(0)
+    frame = pd.DataFrame(X[:, :5], columns=list("abcde"))
+    frame["site"] = rng.choice(["left", "right", "both"], len(X), p=[0.48, 0.48, 0.04])
+    frame.loc[::11, "a"] = np.nan
+    trigger = ColumnTrigger(["site", "e"])
+    scores = cross_validate(
+        PoisonedEstimator(
+            BackdoorAttack(trigger, target_class=0, random_state=0),
+            make_pipeline(make_table_encoder(frame), LogisticRegression(max_iter=500)),
+        ),
+        frame,
+        y,
+        cv=3,
+        scoring={"clean": "accuracy", "attack": attack_success_score},
+    )
+    assert scores["test_clean"].mean() > 0.85
+    assert scores["test_attack"].mean() > 0.6
+
+
+# Right labels
+
+
+def test_clean_label_keeps_labels_and_touches_one_class():
+    attack = CleanLabelBackdoorAttack(LAST_THREE, target_class=3, random_state=0)
+    data = attack.poison(X_DIGITS, Y_DIGITS)
+    assert data.y is Y_DIGITS and (Y_DIGITS[data.poison_mask] == 3).all()
+    np.testing.assert_array_equal(data.X[data.poison_mask][:, -3:], 1.0)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_hardened_rows_stay_in_ball_and_box(norm):
+    X = X_DIGITS.reshape(-1, 1, 8, 8).astype(np.float32)
+    attack = CleanLabelBackdoorAttack(
+        PatchTrigger(size=2, margin=0),
+        budget=0.05,
+        eps=0.2,
+        norm=norm,
+        bounds=(0, 1),
+        max_iter=3,
+        surrogate=TorchClassifier(ConvNet, max_epochs=1, device="cpu"),
+        device="cpu",
+        random_state=0,
+    )
+    out = attack.fit_transform(X, Y_DIGITS)
+    assert out.min() >= 0 and out.max() <= 1
+    delta = attack.perturbation_.copy()
+    delta[:, :, -2:, -2:] = 0
+    flat = np.abs(delta.reshape(len(delta), -1))
+    size = flat.max(1) if norm == "linf" else np.sqrt((flat**2).sum(1))
+    assert 0 < size.max() <= 0.2 * (1 + 1e-5)
+
+
+def test_hardening_raises_the_loss_and_leaves_the_surrogate_alone():
+    import torch
+
+    surrogate = TorchClassifier(max_epochs=5, device="cpu", random_state=0)
+    attack = CleanLabelBackdoorAttack(
+        LAST_THREE, budget=0.05, eps=0.3, surrogate=surrogate, random_state=0
+    ).fit(X_DIGITS, Y_DIGITS)
+    assert not hasattr(surrogate, "net_")
+    rows = attack.poison_indices_
+    hard = attack.transform(X_DIGITS)[rows]
+    hard[:, -3:] = X_DIGITS[rows][:, -3:]
+    before = attack.surrogate_.predict_proba(X_DIGITS[rows])[:, 0]
+    after = attack.surrogate_.predict_proba(hard)[:, 0]
+    assert after.mean() < before.mean() - 0.3
+    assert all(
+        p.grad is None or torch.isfinite(p.grad).all()
+        for p in attack.surrogate_.module_.parameters()
+    )
+
+
+def test_hardened_clean_labels_beat_their_controls():
+    """Against clean training data, and against marks without hardening."""
+    found = {(0, 0.0): [], (0.05, 0.0): [], (0.05, 0.3): []}
+    folds = StratifiedKFold(3, shuffle=True, random_state=0)
+    for seed, (train, test) in enumerate(folds.split(X_DIGITS, Y_DIGITS)):
+        for (budget, eps), successes in found.items():
+            attack = CleanLabelBackdoorAttack(
+                LAST_THREE,
+                target_class=3,
+                budget=budget,
+                eps=eps,
+                device="cpu",
+                random_state=seed,
+            )
+            data = attack.poison(X_DIGITS[train], Y_DIGITS[train])
+            victim = TorchClassifier(device="cpu", random_state=seed)
+            victim.fit(data.X, data.y)
+            assert victim.score(X_DIGITS[test], Y_DIGITS[test]) > 0.93
+            successes.append(
+                attack.attack_success(victim.predict, X_DIGITS[test], Y_DIGITS[test])
+            )
+    clean, marked, hardened = (np.mean(s) for s in found.values())
+    assert clean < 0.02 and marked > clean + 0.03 and hardened > marked + 0.03
