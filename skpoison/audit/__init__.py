@@ -7,7 +7,7 @@ from skpoison.audit._registry import (
     register_attack,
     register_defense,
 )
-from skpoison.audit._report import AuditReport
+from skpoison.audit._report import AuditReport, print_report, write_html
 from skpoison.audit._run import audit
 
 __all__ = [
@@ -16,6 +16,8 @@ __all__ = [
     "AuditReport",
     "DefenseEntry",
     "audit",
+    "print_report",
     "register_attack",
     "register_defense",
+    "write_html",
 ]

@@ -98,6 +98,7 @@ def audit(
     a recommendation.
     """
     from skpoison.audit._ingest import InputError, load_estimator, read_table
+    from skpoison.audit._report import print_report
     from skpoison.audit._run import audit as run
 
     if report is not None and not report.absolute().parent.is_dir():
@@ -127,34 +128,6 @@ def audit(
     if report is not None:
         result.to_html(report)
         click.echo(f"report: {report}")
-
-
-def print_report(result, file=None):
-    """Print the damage of every setting and the recommendation.
-
-    Parameters
-    ----------
-    result : AuditReport
-    file : file object, default=None
-        None is stdout.
-    """
-    damage = result.summary().pivot_table(
-        index=["estimator", "attack", "defense"],
-        columns="budget",
-        values="damage",
-        sort=False,
-    )
-    scores = result.defenses().set_index(["estimator", "defense"])["clean_score"]
-    damage.insert(0, "clean score", [scores[e, d] for e, _, d in damage.index])
-    click.echo(
-        f"{result.meta['name']}: {result.meta['n_samples']} rows, "
-        f"{len(result.meta['classes'])} classes; damage in share of held-out rows, "
-        "by budget",
-        file=file,
-    )
-    text = damage.to_string(float_format=lambda v: f"{v:.3f}")
-    click.echo(text, file=file)
-    click.echo(f"\n{result.recommendation}", file=file)
 
 
 @cli.command("list")

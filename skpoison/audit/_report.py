@@ -214,6 +214,34 @@ def write_html(reports, path, *, title="skpoison audit"):
     write_atomically(path, render(reports, title))
 
 
+def print_report(report, file=None):
+    """Print the damage of every setting and the recommendation.
+
+    Parameters
+    ----------
+    report : AuditReport
+    file : file object, default=None
+        None is stdout.
+    """
+    damage = report.summary().pivot_table(
+        index=["estimator", "attack", "defense"],
+        columns="budget",
+        values="damage",
+        sort=False,
+    )
+    scores = report.defenses().set_index(["estimator", "defense"])["clean_score"]
+    damage.insert(0, "clean score", [scores[e, d] for e, _, d in damage.index])
+    print(
+        f"{report.meta['name']}: {report.meta['n_samples']} rows, "
+        f"{len(report.meta['classes'])} classes; damage in share of held-out rows, "
+        "by budget",
+        file=file,
+    )
+    text = damage.to_string(float_format=lambda v: f"{v:.3f}")
+    print(text, file=file)
+    print(f"\n{report.recommendation}", file=file)
+
+
 def _verdict(own):
     """Say what breaks one estimator, from the bare rows of the summary."""
     bare = own[(own["defense"] == "none") & (own["budget"] != 0)]

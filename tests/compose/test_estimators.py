@@ -153,15 +153,12 @@ def test_metadata_routing():
     with config_context(enable_metadata_routing=True):
         victim = LogisticRegression(max_iter=200).set_fit_request(sample_weight=True)
         victim.set_score_request(sample_weight=False)
-        model = PoisonedEstimator(attack, make_pipeline(StandardScaler(), victim))
-        scores = cross_validate(
-            model, X_WINE, Y_WINE, params={"sample_weight": weights}
-        )
-        assert scores["test_score"].mean() > 0.6
-        model.fit(X_WINE, Y_WINE, sample_weight=weights)
-        weighted = model.estimator_[-1].coef_
-        model.fit(X_WINE, Y_WINE)
-        assert (model.estimator_[-1].coef_ != weighted).any()
+        model = PoisonedEstimator(attack, victim)
+        X = StandardScaler().fit_transform(X_WINE)
+        scores = cross_validate(model, X, Y_WINE, params={"sample_weight": weights})
+        assert scores["test_score"].mean() > 0.8
+        weighted = model.fit(X, Y_WINE, sample_weight=weights).estimator_.coef_
+        assert (model.fit(X, Y_WINE).estimator_.coef_ != weighted).any()
 
 
 def test_victims_of_any_kind_of_data():

@@ -1,0 +1,245 @@
+"""The public API as data: the reference pages are written from this table.
+
+``API_REFERENCE`` maps each public module to its title, one line on what it is for, and
+its public names. :func:`write_pages` turns it into pages; ``conf.py`` calls it. Nothing
+here needs Sphinx, so tests can read the table.
+"""
+
+import importlib
+import inspect
+from pathlib import Path
+
+API_REFERENCE = {
+    "skpoison.audit": {
+        "title": "Audit",
+        "summary": "The main job: how poisonable is an estimator, and what does each "
+        "defense buy?",
+        "names": [
+            "audit",
+            "AuditReport",
+            "AttackEntry",
+            "AuditContext",
+            "DefenseEntry",
+            "register_attack",
+            "register_defense",
+        ],
+    },
+    "skpoison.attacks": {
+        "title": "Attacks",
+        "summary": "Attacks on training data, and the triggers of backdoors.",
+        "names": [
+            "LabelFlipAttack",
+            "BackdoorAttack",
+            "CleanLabelBackdoorAttack",
+            "PatchTrigger",
+            "BlendTrigger",
+            "SinusoidTrigger",
+            "ColumnTrigger",
+        ],
+    },
+    "skpoison.defenses": {
+        "title": "Defenses",
+        "summary": "Training that poisons find hard to bend, and detectors of "
+        "suspicious rows.",
+        "names": [
+            "MixupClassifier",
+            "Mixup",
+            "LabelIssueDetector",
+            "BaseDetector",
+        ],
+    },
+    "skpoison.compose": {
+        "title": "Meta-estimators",
+        "summary": "Poison or filter the training set of any estimator.",
+        "names": ["PoisonedEstimator", "FilteredEstimator"],
+    },
+    "skpoison.model_selection": {
+        "title": "Model selection",
+        "summary": "Sweeps over the parameters of an attack, and their drawings.",
+        "names": ["robustness_curve", "RobustnessCurveDisplay"],
+    },
+    "skpoison.metrics": {
+        "title": "Metrics",
+        "summary": "Scores of attacks and detectors, and intervals for shares.",
+        "names": ["attack_success_score", "wilson_interval", "detection_report"],
+    },
+    "skpoison.models": {
+        "title": "Models",
+        "summary": "Neural classifiers and regressors, and the networks they train.",
+        "names": [
+            "TorchClassifier",
+            "TorchRegressor",
+            "MLP",
+            "ConvNet",
+            "ResNet18",
+            "ResNet20",
+            "LinearModel",
+        ],
+    },
+    "skpoison.datasets": {
+        "title": "Data sets",
+        "summary": "Real data sets in scikit-learn's conventions, and one generator.",
+        "names": [
+            "make_gratings",
+            "fetch_mnist",
+            "fetch_fashion_mnist",
+            "fetch_cifar10",
+            "fetch_ch_mnist",
+            "fetch_spambase",
+            "find_dataset",
+            "get_data_home",
+            "clear_data_home",
+            "DatasetNotFoundError",
+            "DatasetCorruptError",
+        ],
+    },
+    "skpoison.base": {
+        "title": "The attack contract",
+        "summary": "What your own attacks derive from.",
+        "names": ["BaseAttack", "PerturbationMixin", "SamplerMixin"],
+    },
+    "skpoison.utils": {
+        "title": "Utilities",
+        "summary": "Row keys, random streams and checks of parameters, for those who "
+        "write attacks.",
+        "names": [
+            "RandomStreams",
+            "draw_seed",
+            "set_random_states",
+            "local_torch_seed",
+            "n_budget",
+            "row_keys",
+            "make_table_encoder",
+            "get_versions",
+        ],
+    },
+    "skpoison.utils.estimator_checks": {
+        "title": "Checks for attacks",
+        "summary": "What every attack must do, for ours and for yours.",
+        "names": ["parametrize_with_attack_checks", "check_attack"],
+    },
+}
+
+
+def write_pages(folder):
+    """Write the reference: an overview, a page a module and a page a name.
+
+    Files whose text would stay the same are left alone, and those of names that are
+    gone are deleted, so that a second build reads only what has changed.
+
+    Parameters
+    ----------
+    folder : str or Path
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    pages = {"index": _overview()}
+    for module, section in API_REFERENCE.items():
+        pages[module] = _module_page(module, section)
+        for name in section["names"]:
+            pages[f"{module}.{name}"] = _name_page(module, name)
+    for path in folder.glob("*.rst"):
+        if path.stem not in pages:
+            path.unlink()
+    for stem, text in pages.items():
+        path = folder / f"{stem}.rst"
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+
+def _heading(text, line="="):
+    return f"{text}\n{line * len(text)}\n\n"
+
+
+def _toctree(entries):
+    return ".. toctree::\n   :hidden:\n\n" + "".join(f"   {e}\n" for e in entries)
+
+
+def _table(rows):
+    lines = [".. list-table::", "   :widths: 35 65", ""]
+    for left, right in rows:
+        lines += [f"   * - {left}", f"     - {right}"]
+    return "\n".join(lines) + "\n\n"
+
+
+def _overview():
+    rows = [
+        (f":doc:`{module} <{module}>`", section["summary"])
+        for module, section in API_REFERENCE.items()
+    ]
+    return (
+        _heading("API reference")
+        + "Everything public, by package. A package loads on first use, so that\n"
+        "``import skpoison`` costs nothing.\n\n" + _table(rows) + _toctree(API_REFERENCE)
+    )
+
+
+def _module_page(module, section):
+    found = importlib.import_module(module)
+    rows = [
+        (f":doc:`{name} <{module}.{name}>`", _summary(getattr(found, name)))
+        for name in section["names"]
+    ]
+    title = f"{section['title']}: ``{module}``"
+    return (
+        _heading(title)
+        + f".. py:module:: {module}\n\n{section['summary']}\n\n"
+        + _table(rows)
+        + _toctree(f"{module}.{name}" for name in section["names"])
+    )
+
+
+def _name_page(module, name):
+    found = getattr(importlib.import_module(module), name)
+    kind = "autofunction"
+    options = ""
+    if inspect.isclass(found):
+        kind = "autoexception" if issubclass(found, Exception) else "autoclass"
+        methods = _own_methods(found)
+        if methods:
+            options = "   :inherited-members:\n   :members: " + ", ".join(methods) + "\n"
+    gallery = (
+        ".. rubric:: In the gallery\n\n"
+        f".. minigallery:: {module}.{name}\n   :add-heading:\n\n"
+    )
+    return (
+        _heading(name)
+        + f".. currentmodule:: {module}\n\n.. {kind}:: {name}\n{options}\n"
+        + (gallery if _is_shown(module, name) else "")
+    )
+
+
+def _is_shown(module, name):
+    """Whether an example of the gallery imports the name."""
+    examples = Path(__file__).parents[1] / "examples"
+    wanted = f"from {module} import "
+    for path in examples.glob("*/plot_*.py"):
+        text = path.read_text(encoding="utf-8")
+        start = text.find(wanted)
+        if start >= 0 and name in text[start:].split("\n\n")[0]:
+            return True
+    return False
+
+
+def _own_methods(cls):
+    """Return the public methods that skpoison defines, in scikit-learn's order.
+
+    Those of scikit-learn are described there, and their docstrings link to its pages.
+    """
+    owners = {
+        name: owner
+        for owner in reversed(cls.__mro__)
+        for name in vars(owner)
+        if not name.startswith("_")
+    }
+    return sorted(
+        name
+        for name, owner in owners.items()
+        if owner.__module__.startswith("skpoison.")
+        and callable(getattr(cls, name))
+        and getattr(cls, name).__doc__
+    )
+
+
+def _summary(found):
+    return (inspect.getdoc(found) or "").partition("\n\n")[0].replace("\n", " ")

@@ -1,0 +1,454 @@
+"""The audit: honest numbers, resumable, the same on any number of workers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_breast_cancer, load_digits, load_wine
+from sklearn.ensemble import IsolationForest
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import KFold, StratifiedKFold
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+
+from skpoison.attacks import BackdoorAttack, ColumnTrigger, LabelFlipAttack
+from skpoison.audit import (
+    AttackEntry,
+    AuditContext,
+    AuditReport,
+    DefenseEntry,
+    audit,
+    register_attack,
+    register_defense,
+)
+from skpoison.audit._registry import ATTACKS, DEFENSES
+from skpoison.compose import FilteredEstimator
+
+pd = pytest.importorskip("pandas")
+
+X, Y = load_wine(return_X_y=True)
+VICTIM = make_pipeline(StandardScaler(), LogisticRegression())
+FAST = {"budgets": (0, 0.1), "cv": 2, "random_state": 0, "verbose": 0}
+SMALL = {**FAST, "attacks": ["random-flips", "backdoor"], "defenses": []}
+
+
+def _same(a, b):
+    pd.testing.assert_frame_equal(a.table, b.table)
+    pd.testing.assert_frame_equal(a.summary(), b.summary())
+    assert a.recommendation == b.recommendation
+
+
+@pytest.fixture(scope="module")
+def report():
+    return audit(
+        {"nb": GaussianNB(), "svm": make_pipeline(StandardScaler(), SVC())},
+        X,
+        Y,
+        **{**FAST, "budgets": (0, 0.05, 0.2)},
+        defenses=["label-filter"],
+        n_trials=2,
+    )
+
+
+def test_table_is_tidy_and_complete(report):
+    table = report.table
+    keys = ["estimator", "attack", "defense", "budget", "fold", "trial"]
+    assert not table.duplicated(keys).any()
+    assert len(table) == 2 * 4 * 2 * 3 * 2 * 2
+    assert table["attack"].unique().tolist() == [
+        "random-flips",
+        "adversarial-flips",
+        "backdoor",
+        "clean-label-backdoor",
+    ]
+    assert (table["n_poisoned"] <= table["budget"] * table["n_train"]).all()
+    assert table["clean_score"].between(0, 1).all()
+    assert (table["n_success"] <= table["n_tries"]).all()
+
+
+def test_budget_zero_is_the_clean_run_for_every_attack(report):
+    clean = report.table[report.table["budget"] == 0]
+    keys = ["estimator", "defense", "fold", "trial"]
+    assert (clean.groupby(keys)["clean_score"].nunique() == 1).all()
+    np.testing.assert_array_equal(clean["attack_success"], clean["control_success"])
+
+
+def test_numbers_equal_a_loop_by_hand():
+    """Folds, poison and victims can be rebuilt from the seeds that are stated."""
+    folds = StratifiedKFold(3, shuffle=True, random_state=7)
+    attack = BackdoorAttack(ColumnTrigger([0, 1], values=0.0), random_state=5)
+    found = audit(
+        VICTIM,
+        X,
+        Y,
+        attacks={"mine": attack},
+        defenses={"forest": IsolationForest(random_state=1)},
+        budgets=[0.1],
+        cv=folds,
+        random_state=0,
+        verbose=0,
+    ).table.set_index(["defense", "budget", "fold"])
+    for i, (train, test) in enumerate(folds.split(X, Y)):
+        for budget in (0, 0.1):
+            fold = clone(attack).set_params(budget=budget)
+            data = fold.poison(X[train], Y[train])
+            for name, model in {
+                "none": clone(VICTIM),
+                "forest": FilteredEstimator(IsolationForest(random_state=1), VICTIM),
+            }.items():
+                model.fit(data.X, data.y)
+                row = found.loc[(name, budget, i)]
+                assert row["clean_score"] == model.score(X[test], Y[test])
+                success = fold.attack_success(model.predict, X[test], Y[test])
+                assert row["attack_success"] == success
+
+
+def test_summary_intervals_and_damage(report):
+    summary = report.summary()
+    assert len(summary) == 2 * 4 * 2 * 3
+    inside = summary["low"] <= summary["attack_success"]
+    assert (inside & (summary["attack_success"] <= summary["high"])).all()
+    flips = summary[
+        (summary["estimator"] == "nb") & (summary["attack"] == "adversarial-flips")
+    ].set_index(["defense", "budget"])
+    lost = flips.loc[("none", 0), "clean_score"] - flips["clean_score"]
+    np.testing.assert_allclose(flips["damage"], lost.clip(lower=0))
+    doors = summary[summary["attack"] == "backdoor"]
+    gained = doors["attack_success"] - doors["control_success"]
+    np.testing.assert_allclose(doors["damage"], gained.clip(lower=0))
+
+
+def test_recommendation_follows_its_rule(report):
+    defenses = report.defenses()
+    for line, estimator in zip(
+        report.recommendation.splitlines(), ["nb", "svm"], strict=True
+    ):
+        own = defenses[defenses["estimator"] == estimator].set_index("defense")
+        gain = own.loc["none", "worst_damage"] - own.loc["label-filter", "worst_damage"]
+        use = gain >= 0.02 and own.loc["label-filter", "price"] <= 0.02
+        assert line.startswith(f"{estimator}: ")
+        assert ("Use label-filter" in line) == use
+
+
+def _report_of(damages, prices):
+    """A report whose defenses have these worst damages and prices."""
+    rows = []
+    for defense, damage in damages.items():
+        for budget in (0, 0.1):
+            score = 0.9 - prices[defense] - (damage - prices[defense]) * (budget > 0)
+            rows.append(
+                {
+                    "estimator": "e",
+                    "attack": "flips",
+                    "defense": defense,
+                    "budget": budget,
+                    "fold": 0,
+                    "trial": 0,
+                    "n_poisoned": 10,
+                    "n_train": 100,
+                    "clean_score": score,
+                    "n_success": 10,
+                    "n_tries": 100,
+                    "attack_success": 0.1,
+                    "control_success": 0.1,
+                }
+            )
+    meta = {
+        "name": "made",
+        "estimators": {"e": "e"},
+        "attacks": {"flips": {"goal": "availability"}},
+        "defenses": dict.fromkeys(damages, ""),
+        "budgets": [0, 0.1],
+    }
+    return AuditReport(rows, [], meta)
+
+
+@pytest.mark.parametrize(
+    "damages, prices, expected",
+    [
+        ({"none": 0.3, "a": 0.1, "b": 0.04}, {"a": 0, "b": 0.01}, "Use b:"),
+        ({"none": 0.3, "a": 0.1, "b": 0.04}, {"a": 0, "b": 0.03}, "Use a:"),
+        ({"none": 0.3, "a": 0.29}, {"a": 0}, "None of the defenses"),
+        ({"none": 0.3}, {}, "No defense was tested"),
+        ({"none": 0.03, "a": 0.0}, {"a": 0}, "no attack did 5% damage"),
+        ({"none": 0.3, "a": 0.1}, {"a": 0}, "That is not safe yet"),
+    ],
+)
+def test_recommendation_on_made_numbers(damages, prices, expected):
+    assert expected in _report_of(damages, {"none": 0, **prices}).recommendation
+
+
+def test_workers_do_not_change_the_result():
+    _same(audit(VICTIM, X, Y, **SMALL), audit(VICTIM, X, Y, **SMALL, n_jobs=2))
+
+
+def test_user_seeds_are_kept_and_missing_ones_are_drawn():
+    from sklearn.ensemble import RandomForestClassifier
+
+    forest = RandomForestClassifier(5)
+    first = audit(forest, X, Y, **SMALL)
+    _same(first, audit(forest, X, Y, **SMALL))
+    other = audit(forest, X, Y, **{**SMALL, "random_state": 1})
+    assert not first.table.equals(other.table)
+
+
+def test_frames_strings_and_missing_values():
+    from skpoison.utils import make_table_encoder
+
+    frame = pd.DataFrame(X).add_prefix("f")
+    frame["kind"] = np.where(X[:, 0] > 13, "high", "low")
+    frame.loc[::9, "f0"] = np.nan
+    labels = pd.Series(np.array(["a", "b", "c"])[Y], name="wine", index=frame.index)
+    model = make_pipeline(make_table_encoder(frame), LogisticRegression())
+    found = audit(model, frame, labels, **FAST)
+    assert found.meta["data"] == "mixed"
+    assert "clean-label-backdoor" not in found.meta["attacks"]
+    assert found.summary()["clean_score"].max() > 0.9
+
+
+def test_images_and_networks_get_their_own():
+    digits, labels = load_digits(return_X_y=True)
+    from skpoison.models import TorchClassifier
+
+    images = (digits[:300] / 16).astype("float32").reshape(-1, 1, 8, 8)
+    found = audit(
+        TorchClassifier(max_epochs=2, device="cpu"),
+        images,
+        labels[:300],
+        **{**FAST, "attacks": ["backdoor", "clean-label-backdoor"]},
+    )
+    assert "PatchTrigger" in found.meta["attacks"]["backdoor"]["parameters"]
+    assert list(found.meta["defenses"]) == ["none", "label-filter", "mixup"]
+    assert found.table["clean_score"].notna().all()
+
+
+def test_context_sees_through_pipelines():
+    from scipy import sparse
+
+    from skpoison.models import TorchClassifier
+
+    network = make_pipeline(StandardScaler(), TorchClassifier(input_shape=(1, 8, 8)))
+    context = AuditContext.of(network, np.zeros((4, 64)), [0, 1, 0, 1])
+    assert (context.data, context.image_shape, context.neural) == (
+        "numeric",
+        (1, 8, 8),
+        True,
+    )
+    context = AuditContext.of(SVC(), sparse.eye(4, format="csr"), [0, 1, 0, 1])
+    assert (context.data, context.neural) == ("sparse", False)
+    wrapped = DEFENSES.entries["mixup"].wrap(network)
+    assert type(wrapped[-1]).__name__ == "MixupClassifier"
+    assert wrapped[-1].input_shape == (1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"estimator": SVC}, TypeError, r"is a class; pass an instance, SVC\(\)"),
+        ({"estimator": {}}, ValueError, "at least one estimator"),
+        ({"estimator": KFold()}, TypeError, "estimator API"),
+        ({"y": np.zeros(len(Y))}, ValueError, "at least two classes"),
+        ({"y": Y[:-1]}, ValueError, "inconsistent numbers of samples"),
+        ({"attacks": ["nuke"]}, ValueError, "attacks: 'nuke' is not known; there are"),
+        ({"attacks": "backdoor"}, ValueError, "attacks must be 'auto', a list"),
+        ({"attacks": {"x": SVC()}}, TypeError, r"attacks\['x'\] must have poison"),
+        ({"attacks": []}, ValueError, "attacks: none"),
+        ({"defenses": ["mixup"]}, ValueError, "does not apply to a model on numeric"),
+        ({"defenses": {"x": 3}}, TypeError, r"defenses\['x'\] must be a detector"),
+        ({"budgets": [0]}, ValueError, "got only 0"),
+        ({"budgets": [2.0]}, ValueError, r"budgets must be in \[0.0, 1.0\]"),
+        ({"budgets": 0.1}, ValueError, "budgets must be a list"),
+        ({"cv": 60}, ValueError, "48 rows, fewer than cv=60 folds"),
+        ({"cv": 1}, ValueError, "cv must be >= 2"),
+        ({"n_trials": 0}, ValueError, "n_trials must be >= 1"),
+        ({"scoring": "acuracy"}, ValueError, "acuracy"),
+        ({"random_state": "x"}, ValueError, "random_state"),
+    ],
+)
+def test_bad_input_is_named_before_any_work(change, error, message, tmp_path):
+    arguments = {"estimator": VICTIM, "X": X, "y": Y, **SMALL}
+    arguments.update(change, checkpoint=tmp_path / "state")
+    with pytest.raises(error, match=message):
+        audit(**arguments)
+    assert not (tmp_path / "state").exists()
+
+
+def test_regressors_are_refused():
+    from sklearn.linear_model import Ridge
+
+    with pytest.raises(ValueError, match="must be a classifier"):
+        audit(Ridge(), X, Y, **SMALL)
+
+
+class Fragile(KNeighborsClassifier):
+    """Can't be trained on what a trigger touched."""
+
+    def fit(self, X, y):
+        if (X[:, 0] == -99).any():
+            raise RuntimeError("odd value")
+        return super().fit(X, y)
+
+
+def test_a_victim_that_fails_is_reported_and_the_rest_goes_on():
+    attacks = {
+        "odd": BackdoorAttack(ColumnTrigger([0], values=-99.0)),
+        "flips": LabelFlipAttack(),
+    }
+    with pytest.warns(UserWarning, match="could not be trained under odd.*odd value"):
+        found = audit({"fragile": Fragile()}, X, Y, **{**SMALL, "attacks": attacks})
+    table = found.table.set_index(["attack", "budget"])
+    assert table.loc[("odd", 0.1), "clean_score"].isna().all()
+    assert table.loc[("flips", 0.1), "clean_score"].notna().all()
+    assert len(found.meta["errors"]) == 2 and "broken" in found.recommendation
+    # an error on clean data is the caller's, and is raised
+    with pytest.raises(RuntimeError, match="odd value"):
+        audit(Fragile(), np.where(X < 12, -99, X), Y, **SMALL)
+
+
+# Checkpoints
+
+
+def test_resumed_audit_equals_an_unbroken_one(tmp_path):
+    whole = audit(VICTIM, X, Y, **SMALL)
+    folder = tmp_path / "state"
+    first = audit(VICTIM, X, Y, **SMALL, checkpoint=folder)
+    jobs = sorted((folder / "jobs").iterdir())
+    for path in jobs[::2]:
+        path.unlink()
+    stamps = {p: p.stat().st_mtime_ns for p in jobs[1::2]}
+    again = audit(VICTIM, X, Y, **SMALL, checkpoint=folder)
+    _same(whole, first)
+    _same(whole, again)
+    assert all(p.stat().st_mtime_ns == t for p, t in stamps.items())
+
+
+def test_unseeded_audit_resumes_with_its_own_seed(tmp_path):
+    unseeded = {**SMALL, "random_state": None, "cv": KFold(2, shuffle=True)}
+    first = audit(VICTIM, X, Y, **unseeded, checkpoint=tmp_path)
+    for path in list((tmp_path / "jobs").iterdir())[::2]:
+        path.unlink()
+    _same(first, audit(VICTIM, X, Y, **unseeded, checkpoint=tmp_path))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"estimator": GaussianNB()},
+        {"X": X + 1},
+        {"budgets": (0, 0.2)},
+        {"random_state": 1},
+        {"attacks": ["random-flips"]},
+        {"cv": 3},
+    ],
+    ids=lambda c: next(iter(c)),
+)
+def test_checkpoint_of_another_audit_is_refused(tmp_path, change):
+    arguments = {"estimator": VICTIM, "X": X, "y": Y, **SMALL, "checkpoint": tmp_path}
+    audit(**arguments)
+    before = sorted(p.name for p in (tmp_path / "jobs").iterdir())
+    with pytest.raises(ValueError, match="holds another audit"):
+        audit(**{**arguments, **change})
+    assert sorted(p.name for p in (tmp_path / "jobs").iterdir()) == before
+
+
+def test_damaged_checkpoint_is_named(tmp_path):
+    audit(VICTIM, X, Y, **SMALL, checkpoint=tmp_path)
+    path = next((tmp_path / "jobs").iterdir())
+    path.write_text("{")
+    with pytest.raises(ValueError, match=f"{path.name} is damaged"):
+        audit(VICTIM, X, Y, **SMALL, checkpoint=tmp_path)
+
+
+SCRIPT = """
+import sys
+from sklearn.datasets import load_breast_cancer
+from sklearn.ensemble import RandomForestClassifier
+from skpoison.audit import audit
+X, y = load_breast_cancer(return_X_y=True)
+report = audit(RandomForestClassifier(10), X, y, attacks=["random-flips", "backdoor"],
+               defenses=["isolation-forest"], cv=3, random_state=0, verbose=0,
+               checkpoint=sys.argv[1] if len(sys.argv) > 2 else None)
+report.table.to_json(sys.argv[-1], orient="split", double_precision=15)
+open(sys.argv[-1] + ".txt", "w").write(report.recommendation)
+"""
+
+
+def test_killed_at_random_moments_and_resumed(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(SCRIPT)
+    whole, resumed = tmp_path / "whole.json", tmp_path / "resumed.json"
+    start = time.perf_counter()
+    subprocess.run([sys.executable, script, whole], check=True)
+    seconds = time.perf_counter() - start
+    rng = np.random.RandomState(os.getpid())
+    kills = 0
+    for _ in range(4):
+        process = subprocess.Popen([sys.executable, script, tmp_path / "s", resumed])
+        try:
+            process.wait(timeout=rng.uniform(0.4, 0.9) * seconds)
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+    assert kills > 0
+    subprocess.run([sys.executable, script, tmp_path / "s", resumed], check=True)
+    assert json.loads(resumed.read_text()) == json.loads(whole.read_text())
+    texts = [p.with_name(p.name + ".txt").read_text() for p in (whole, resumed)]
+    assert texts[0] == texts[1]
+
+
+# The registry
+
+
+@pytest.fixture
+def registries():
+    before = dict(ATTACKS.entries), dict(DEFENSES.entries)
+    yield
+    ATTACKS.entries, DEFENSES.entries = before
+
+
+def _make_pair(context):
+    return LabelFlipAttack("pair")
+
+
+def _scaled(estimator):
+    return make_pipeline(StandardScaler(), estimator)
+
+
+def test_registered_entries_join(registries):
+    register_attack(AttackEntry("mine", "a test", "knows all", _make_pair))
+    register_defense(DefenseEntry("scaling", "a test", _scaled))
+    with pytest.raises(ValueError, match="called 'mine' already"):
+        register_attack(AttackEntry("mine", "a test", "knows all", _make_pair))
+    found = audit(GaussianNB(), X, Y, **FAST)
+    assert "mine" in found.meta["attacks"] and "scaling" in found.meta["defenses"]
+
+
+def test_progress_and_estimate_go_to_stderr(capsys):
+    audit(VICTIM, X, Y, **{**SMALL, "verbose": 1})
+    out, err = capsys.readouterr()
+    assert out == "" and "fits to go, about" in err and "GiB of memory" in err
+
+
+def test_breast_cancer_reference_damage():
+    """The figures that the README shows are of this kind."""
+    cancer = load_breast_cancer(return_X_y=True)
+    found = audit(
+        VICTIM,
+        *cancer,
+        **{**FAST, "attacks": ["random-flips", "adversarial-flips", "backdoor"]},
+        defenses=[],
+    )
+    worst = found.summary().query("budget == 0.1").set_index("attack")["damage"]
+    assert worst["random-flips"] < 0.05 < worst["adversarial-flips"]
+    assert worst["backdoor"] > 0.6

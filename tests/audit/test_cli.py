@@ -1,0 +1,202 @@
+"""The command line: what it prints, and one clear line for what it can't do."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pd = pytest.importorskip("pandas")
+testing = pytest.importorskip("click.testing")
+
+from sklearn.datasets import load_wine  # noqa: E402
+from sklearn.linear_model import LogisticRegression  # noqa: E402
+from sklearn.pipeline import make_pipeline  # noqa: E402
+from sklearn.preprocessing import StandardScaler  # noqa: E402
+
+from skpoison.audit._cli import cli  # noqa: E402
+
+FAST = ["--cv", "2", "--budgets", "0,0.1", "--attacks", "random-flips,backdoor"]
+
+
+@pytest.fixture
+def table(tmp_path):
+    X, y = load_wine(return_X_y=True)
+    frame = pd.DataFrame(X[:, :4], columns=["alcohol", "acid", "ash", "alkali"])
+    frame["colour"] = np.where(X[:, 9] > 5, "dark", "light")
+    frame.loc[::10, "ash"] = np.nan
+    frame.loc[::15, "colour"] = None
+    frame["picked"] = pd.date_range("2020-01-01", periods=len(frame))
+    frame["wine"] = np.array(["a", "b", "c"])[y]
+    return frame
+
+
+def _run(*args):
+    return testing.CliRunner().invoke(cli, [str(a) for a in args])
+
+
+def _write(frame, path):
+    if path.suffix == ".parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, index=False, sep="\t" if ".tsv" in path.name else ",")
+    return path
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.tsv", "t.parquet"])
+def test_audit_of_a_raw_table(table, tmp_path, name):
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    path = _write(table, tmp_path / name)
+    page = tmp_path / "r.html"
+    found = _run("audit", path, "--target", "wine", *FAST, "--report", page)
+    assert found.exit_code == 0, found.stderr
+    assert "178 rows, 3 classes" in found.stdout and "label-filter" in found.stdout
+    assert "estimator: " in found.stdout and page.read_text().startswith("<!DOCTYPE")
+    assert "fits to go" in found.stderr
+
+
+def test_quiet_and_jobs_give_the_same_output(table, tmp_path):
+    path = _write(table, tmp_path / "t.csv")
+    one, two = (
+        _run("audit", path, "--target", "wine", *FAST, "--quiet", "--jobs", n)
+        for n in (1, 2)
+    )
+    assert one.stdout == two.stdout != "" and one.stderr == two.stderr == ""
+
+
+def test_estimator_by_dotted_path_and_file(table, tmp_path):
+    io = pytest.importorskip("skops.io")
+    numbers = table[["alcohol", "acid", "alkali", "wine"]]
+    path = _write(numbers, tmp_path / "t.csv")
+    common = ["audit", path, "--target", "wine", *FAST, "--quiet", "--defenses", ""]
+    found = _run(*common, "--estimator", "sklearn.naive_bayes.GaussianNB")
+    assert found.exit_code == 0 and "sklearn.naive_bayes.GaussianNB" in found.stdout
+    model = tmp_path / "m.skops"
+    io.dump(make_pipeline(StandardScaler(), LogisticRegression()), model)
+    found = _run(*common, "--estimator", model)
+    assert found.exit_code == 0, found.stderr
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (["--target", "vine"], "no column 'vine'; there are alcohol, acid"),
+        (["--target", "constant"], "'constant' holds one class, 'x'"),
+        (["--target", "alcohol"], "'alcohol' holds fractions"),
+        (["--target", "colour"], "12 rows have no value in 'colour'"),
+        (
+            ["--estimator", "sklearn.svm.SVC"],
+            "is not numeric and sklearn.svm.SVC is no",
+        ),
+        (["--estimator", "sklearn.svm.SVX"], "can't be imported"),
+        (["--estimator", "SVC"], "a dotted path such as"),
+        (["--estimator", "sklearn.model_selection.GridSearchCV"], "without arguments"),
+        (["--estimator", "sklearn.linear_model.Ridge"], "is not numeric"),
+        (["--estimator", "nope.skops"], "no such file"),
+        (["--attacks", "nuke"], "'nuke' is not known"),
+        (["--budgets", "0,lots"], "'lots' is no number"),
+        (["--budgets", "0,1.5"], "budgets must be in"),
+        (["--cv", "1"], "cv must be >= 2"),
+        (["--cv", "50"], "fewer than cv=50 folds"),
+        (["--scoring", "acuracy"], "acuracy"),
+    ],
+)
+def test_one_clear_line_exit_code_two_nothing_written(table, tmp_path, change, message):
+    path = _write(table.assign(constant="x"), tmp_path / "t.csv")
+    page, state = tmp_path / "r.html", tmp_path / "state"
+    found = _run(
+        "audit", path, "--target", "wine", *FAST, *change, "--report", page,
+        "--checkpoint", state, "--quiet",
+    )  # fmt: skip
+    assert found.exit_code == 2 and found.stdout == ""
+    assert message in found.stderr and found.stderr.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("no.csv", None, "no such file"),
+        ("empty.csv", b"", "can't be read as a table"),
+        ("binary.csv", bytes(range(256)) * 9, "can't be read as a table"),
+        ("bad.parquet", b"PAR1 not really", "can't be read as a table"),
+        ("head.csv", b"a,wine\n", "a table with rows and features is needed"),
+        ("one.csv", b"wine\na\nb\n", "a table with rows and features is needed"),
+        ("blank.csv", b"a,wine\n,x\n,y\n", "no feature holds a value"),
+    ],
+)
+def test_unreadable_files(tmp_path, name, content, message):
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    found = _run("audit", path, "--target", "wine", *FAST)
+    assert found.exit_code == 2, found.output
+    assert message in found.stderr and found.stderr.count("\n") == 1
+
+
+def test_pickles_are_not_loaded(table, tmp_path):
+    joblib = pytest.importorskip("joblib")
+    pytest.importorskip("skops")
+
+    path = _write(table, tmp_path / "t.csv")
+    model = tmp_path / "m.joblib"
+    joblib.dump(_Bomb(tmp_path / "ran"), model)
+    found = _run("audit", path, "--target", "wine", *FAST, "--estimator", model)
+    assert found.exit_code == 2 and "save the model with skops.io.dump" in found.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+class _Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_untrusted_types_are_named_and_can_be_trusted(table, tmp_path):
+    io = pytest.importorskip("skops.io")
+    from sklearn.preprocessing import FunctionTransformer
+
+    numbers = table[["alcohol", "acid", "wine"]]
+    path = _write(numbers, tmp_path / "t.csv")
+    model = tmp_path / "m.skops"
+    io.dump(
+        make_pipeline(FunctionTransformer(np.fft.fftshift), LogisticRegression()), model
+    )
+    unknown = io.get_untrusted_types(file=model)
+    common = ["audit", path, "--target", "wine", *FAST, "--quiet", "--estimator", model]
+    found = _run(*common)
+    assert found.exit_code == 2 and unknown[0] in found.stderr
+    trust = [word for name in unknown for word in ("--trust", name)]
+    assert _run(*common, *trust).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "kind, name",
+    [
+        ("attacks", "adversarial-flips"),
+        ("defenses", "label-filter"),
+        ("datasets", "fetch_fashion_mnist"),
+    ],
+)
+def test_lists(kind, name):
+    found = _run("list", kind)
+    assert found.exit_code == 0 and name in found.stdout
+
+
+def test_as_a_module():
+    out = subprocess.run(
+        [sys.executable, "-m", "skpoison", "--version"], capture_output=True, text=True
+    )
+    assert out.returncode == 0 and "skpoison" in out.stdout
+
+
+def test_missing_extra_is_named(monkeypatch):
+    from skpoison import __main__
+
+    monkeypatch.setitem(sys.modules, "click", None)
+    assert __main__.main() == 2
