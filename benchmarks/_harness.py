@@ -19,7 +19,8 @@ import torch
 torch.set_num_threads(1)
 
 _COLUMNS = ("ours", "peer", "ratio", "bound", "bar", "")
-_HEAD = f"{'case':48} {'against':22} " + " ".join(f"{c:>9}" for c in _COLUMNS)
+_HEAD = f"{'case':45} {'against':24} " + " ".join(f"{c:>9}" for c in _COLUMNS)
+_RULE = "-" * len(_HEAD)
 
 
 class Bench:
@@ -34,6 +35,8 @@ class Bench:
     """
 
     def __init__(self, quick=False, device="cpu"):
+        if device != "cpu" and not torch.cuda.is_available():
+            raise ValueError(f"device {device!r}: torch sees no CUDA device")
         self.quick = quick
         self.device = device
         self.results = []
@@ -55,7 +58,7 @@ class Bench:
 
     def title(self, text):
         """Start a table."""
-        print(f"\n{text}\n{_HEAD}\n{'-' * len(_HEAD)}", flush=True)
+        print(f"\n{text}\n{_HEAD.rstrip()}\n{_RULE}", flush=True)
 
     def compare(self, name, ours, peers, *, repeats, work=1, bound=None, bars=None):
         """Time `ours` against each of `peers` and print a row for each.
@@ -125,7 +128,8 @@ class Bench:
         """Print what was skipped and which bars were missed; return the latter."""
         missed = [result for result in self.results if result["met"] is False]
         n_bars = sum(result["met"] is not None for result in self.results)
-        print(f"\n{n_bars - len(missed)} of {n_bars} bars met")
+        judged = f"{n_bars - len(missed)} of {n_bars} bars met"
+        print("\n" + ("--quick judges no bars" if self.quick else judged))
         for result in missed:
             print(f"  missed: {_line(result)}")
         for package in self.skipped:
@@ -183,8 +187,8 @@ def _line(result):
         "-" if bar is None else f"<= {bar:g}",
         {None: "", True: "met", False: "MISSED"}[met],
     )
-    first = f"{result['case']:48} {result['peer']:22} "
-    return first + " ".join(f"{cell:>9}" for cell in cells)
+    first = f"{result['case']:45} {result['peer']:24} "
+    return (first + " ".join(f"{cell:>9}" for cell in cells)).rstrip()
 
 
 def _seconds(seconds):

@@ -57,8 +57,12 @@ def main():
     if unknown:
         parser.error(f"no benchmark {unknown[0]!r}; there are: {', '.join(found)}")
     names = args.names or [name for name, ratios in found.items() if ratios]
+    try:
+        bench = Bench(quick=args.quick, device=args.device)
+    except ValueError as error:
+        parser.error(str(error))
 
-    bench, failed = Bench(quick=args.quick, device=args.device), False
+    failed = False
     facts = machine(args.device).items()
     print(", ".join(f"{name} {value}" for name, value in facts))
     for name in names:

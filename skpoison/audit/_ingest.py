@@ -66,7 +66,7 @@ def read_table(path, target):
         y = np.array([str(v) for v in y])
     classes = np.unique(y)
     if len(classes) < 2:
-        raise InputError(f"{path}: {target!r} holds one class, {classes[0]!r}")
+        raise InputError(f"{path}: {target!r} holds one class, {classes.tolist()[0]!r}")
     if y.dtype.kind == "f" and (y % 1 != 0).any():
         raise InputError(
             f"{path}: {target!r} holds fractions; the audit needs classes, not numbers "

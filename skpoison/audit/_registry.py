@@ -181,7 +181,7 @@ class _Registry:
             make = partial(_clone_of, value)
             return AttackEntry(name, summary, "given by the caller", make, goal=goal)
         if isinstance(value, BaseEstimator) and hasattr(value, "fit_predict"):
-            return DefenseEntry(name, summary, _FilterWith(value))
+            return DefenseEntry(name, summary, partial(_filter_with, value))
         if not callable(value):
             raise TypeError(
                 f"defenses[{name!r}] must be a detector or a function that turns an "
@@ -194,16 +194,10 @@ def _clone_of(attack, context):
     return clone(attack)
 
 
-class _FilterWith:
-    """A defense made of a detector; a class, because it travels to workers."""
+def _filter_with(detector, estimator):
+    from skpoison.compose import FilteredEstimator
 
-    def __init__(self, detector=None):
-        self.detector = detector
-
-    def __call__(self, estimator):
-        from skpoison.compose import FilteredEstimator
-
-        return FilteredEstimator(self.detector, estimator)
+    return FilteredEstimator(detector, estimator)
 
 
 ATTACKS, DEFENSES = _Registry("attack"), _Registry("defense")
@@ -282,7 +276,13 @@ def _mixup(estimator):
 def _isolation_forest(estimator):
     from sklearn.ensemble import IsolationForest
 
-    return _FilterWith(IsolationForest())(estimator)
+    return _filter_with(IsolationForest(), estimator)
+
+
+def _label_filter(estimator):
+    from skpoison.defenses import LabelIssueDetector
+
+    return _filter_with(LabelIssueDetector(), estimator)
 
 
 for _entry in (
@@ -345,7 +345,7 @@ for _entry in (
     DefenseEntry(
         "label-filter",
         "rows whose labels out-of-fold models contradict are dropped",
-        _FilterWith(),
+        _label_filter,
     ),
     DefenseEntry(
         "mixup",

@@ -246,10 +246,12 @@ def _verdict(own):
     """Say what breaks one estimator, from the bare rows of the summary."""
     bare = own[(own["defense"] == "none") & (own["budget"] != 0)]
     broken = bare[bare["damage"] >= _BREAKS_AT]
+    failed = int(bare["damage"].isna().sum())
+    untrained = f" In {failed} settings it could not be trained." if failed else ""
     if len(broken) == 0:
         return (
             f"no attack did {_BREAKS_AT:.0%} damage; the worst did "
-            f"{bare['damage'].max():.1%}."
+            f"{bare['damage'].max():.1%}.{untrained}"
         )
     parts = []
     for attack, hits in broken.groupby("attack", sort=False):
@@ -260,7 +262,7 @@ def _verdict(own):
         f"broken by {', '.join(parts)}; the worst, {at['attack']} at {at['budget']:g}, "
         f"does {at['damage']:.1%} damage (success {at['attack_success']:.1%} "
         f"[{at['low']:.1%}, {at['high']:.1%}] of {at['n_tries']} tries, control "
-        f"{at['control_success']:.1%}, clean score {at['clean_score']:.3f})."
+        f"{at['control_success']:.1%}, clean score {at['clean_score']:.3f}).{untrained}"
     )
 
 

@@ -252,7 +252,9 @@ def _make_plan(
     check_classification_targets(y)
     classes, counts = np.unique(y, return_counts=True)
     if len(classes) < 2:
-        raise ValueError(f"y must hold at least two classes, got one: {classes[0]!r}")
+        raise ValueError(
+            f"y must hold at least two classes, got one: {y.tolist()[0]!r}"
+        )
     check_number("n_trials", n_trials, low=1, integer=True)
     budgets = _check_budgets(budgets, len(y))
     streams = RandomStreams(draw_seed(random_state))
@@ -280,9 +282,9 @@ def _make_plan(
     if isinstance(cv, int):
         check_number("cv", cv, low=2, integer=True)
         if counts.min() < cv:
+            rarest = classes.tolist()[counts.argmin()]
             raise ValueError(
-                f"class {classes[counts.argmin()]!r} has {counts.min()} rows, fewer "
-                f"than cv={cv} folds"
+                f"class {rarest!r} has {counts.min()} rows, fewer than cv={cv} folds"
             )
     saved = Checkpoint(checkpoint, fingerprint, streams.root)
     streams = RandomStreams(saved.root_seed)
@@ -355,7 +357,9 @@ def _run(plan, *, n_jobs, verbose):
         total=len(jobs), initial=len(done), disable=not verbose, unit="job", leave=False
     )
     saved, plan.checkpoint = plan.checkpoint, None  # workers do not write
-    with bar:
+    with bar, warnings.catch_warnings():
+        # joblib replaces workers that sat idle or grew: no news for the user
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
         parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered")
         for job, result in parallel(delayed(_named)(plan, job) for job in waiting):
             done[job] = result

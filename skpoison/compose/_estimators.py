@@ -39,6 +39,9 @@ def _routing_enabled():
 class _TrainingSetEstimator(MetaEstimatorMixin, BaseEstimator):
     """Train a clone of ``estimator`` on a changed training set; predict as it does."""
 
+    #: Tells `set_random_states` that seeding this object replaces its parts' seeds.
+    passes_on_seeds = True
+
     def _change(self, X, y, streams):
         """Return X, y and, for each row, the row of the input it came from."""
         raise TypeError(f"{type(self).__name__} must define _change")

@@ -131,13 +131,17 @@ def set_random_states(estimator, streams, *, only_missing=False):
     streams : RandomStreams
         The seed of a parameter is that of the stream named after its path.
     only_missing : bool, default=False
-        Leave alone those that are not None.
+        Leave alone those that are not None, and those of meta-estimators that would
+        pass theirs on and so replace the seeds of their parts.
     """
-    seeds = {
-        name: streams.seed(name)
-        for name, value in sorted(estimator.get_params(deep=True).items())
-        if (name == "random_state" or name.endswith("__random_state"))
-        and (value is None or not only_missing)
-    }
+    params = estimator.get_params(deep=True)
+    seeds = {}
+    for name, value in sorted(params.items()):
+        owner, _, parameter = name.rpartition("__")
+        if parameter != "random_state":
+            continue
+        passes_on = getattr(params.get(owner, estimator), "passes_on_seeds", False)
+        if not only_missing or (value is None and not passes_on):
+            seeds[name] = streams.seed(name)
     if seeds:
         estimator.set_params(**seeds)

@@ -308,7 +308,10 @@ def test_a_victim_that_fails_is_reported_and_the_rest_goes_on():
     table = found.table.set_index(["attack", "budget"])
     assert table.loc[("odd", 0.1), "clean_score"].isna().all()
     assert table.loc[("flips", 0.1), "clean_score"].notna().all()
-    assert len(found.meta["errors"]) == 2 and "broken" in found.recommendation
+    assert (
+        len(found.meta["errors"]) == 2
+        and "could not be trained" in found.recommendation
+    )
     # an error on clean data is the caller's, and is raised
     with pytest.raises(RuntimeError, match="odd value"):
         audit(Fragile(), np.where(X < 12, -99, X), Y, **SMALL)
@@ -383,25 +386,22 @@ open(sys.argv[-1] + ".txt", "w").write(report.recommendation)
 
 
 def test_killed_at_random_moments_and_resumed(tmp_path):
-    script = tmp_path / "run.py"
+    script, folder = tmp_path / "run.py", tmp_path / "state"
     script.write_text(SCRIPT)
     whole, resumed = tmp_path / "whole.json", tmp_path / "resumed.json"
-    start = time.perf_counter()
     subprocess.run([sys.executable, script, whole], check=True)
-    seconds = time.perf_counter() - start
     rng = np.random.RandomState(os.getpid())
-    kills = 0
-    for _ in range(4):
-        process = subprocess.Popen([sys.executable, script, tmp_path / "s", resumed])
-        try:
-            process.wait(timeout=rng.uniform(0.4, 0.9) * seconds)
-            break
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-    assert kills > 0
-    subprocess.run([sys.executable, script, tmp_path / "s", resumed], check=True)
+    for n_done in sorted(rng.choice(np.arange(1, 20), size=3, replace=False)):
+        process = subprocess.Popen([sys.executable, script, folder, resumed])
+        # 21 jobs in all: kill somewhere after the n-th
+        while len(list(folder.glob("jobs/*.json"))) < n_done:
+            assert process.poll() is None
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.05))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert not resumed.exists()
+    subprocess.run([sys.executable, script, folder, resumed], check=True)
     assert json.loads(resumed.read_text()) == json.loads(whole.read_text())
     texts = [p.with_name(p.name + ".txt").read_text() for p in (whole, resumed)]
     assert texts[0] == texts[1]

@@ -35,7 +35,7 @@ def test_page_is_self_contained(report, tmp_path):
     text = path.read_text(encoding="utf-8")
     assert text.count("<svg") == 2 and "<script" not in text
     links = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", text)
-    assert all(link.startswith("#") for link in links)
+    assert all(link.startswith(("#", "data:")) for link in links)
     assert not re.search(r"url\((?!#)", text)
     assert "&lt;nb&gt; &amp; co" in text and "<nb>" not in text
     for needed in (
