@@ -19,7 +19,7 @@ import torch
 torch.set_num_threads(1)
 
 _COLUMNS = ("ours", "peer", "ratio", "bound", "bar", "")
-_HEAD = f"{'case':45} {'against':24} " + " ".join(f"{c:>9}" for c in _COLUMNS)
+_HEAD = f"{'case':48} {'against':24} " + " ".join(f"{c:>9}" for c in _COLUMNS)
 _RULE = "-" * len(_HEAD)
 
 
@@ -187,7 +187,7 @@ def _line(result):
         "-" if bar is None else f"<= {bar:g}",
         {None: "", True: "met", False: "MISSED"}[met],
     )
-    first = f"{result['case']:45} {result['peer']:24} "
+    first = f"{result['case']:48} {result['peer']:24} "
     return (first + " ".join(f"{cell:>9}" for cell in cells)).rstrip()
 
 

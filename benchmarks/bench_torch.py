@@ -83,13 +83,12 @@ def measure(bench):
     shared = {"batch_size": _BATCH, "lr": _LR, "device": bench.device}
 
     X, y, origin = images(bench.size(10_000, 1_000))
-    name = f"ConvNet, {len(X):,} x 1 x 28 x 28 {origin}"
     hand = ByHand(lambda: ConvNet((1, 28, 28), 10), X, y, bench.device)
     ours = TorchClassifier(ConvNet, max_epochs=1, random_state=0, **shared)
     mixup = MixupClassifier(ConvNet, max_epochs=1, random_state=0, **shared)
-    print(name)
+    print(f"ConvNet, {len(X):,} x 1 x 28 x 28 {origin}")
     bench.compare(
-        "TorchClassifier.fit, ConvNet",
+        f"TorchClassifier.fit, ConvNet, {origin}",
         lambda: ours.fit(X, y),
         {"by hand": lambda: hand.fit(1)},
         repeats=5,
@@ -97,7 +96,7 @@ def measure(bench):
         bars={"by hand": _BAR},
     )
     bench.compare(
-        "MixupClassifier.fit, ConvNet",
+        f"MixupClassifier.fit, ConvNet, {origin}",
         lambda: mixup.fit(X, y),
         {"TorchClassifier": lambda: ours.fit(X, y)},
         repeats=5,
@@ -105,7 +104,7 @@ def measure(bench):
         bars={"TorchClassifier": _MIXUP_BAR},
     )
     bench.compare(
-        "TorchClassifier.predict, ConvNet",
+        f"TorchClassifier.predict, ConvNet, {origin}",
         lambda: ours.predict(X),
         {
             "by hand, batches of 128": lambda: hand.predict(128),

@@ -47,7 +47,7 @@ class BaseAttack:
     @property
     def poison_mask_(self):
         """Bool mask of the poisoned rows of the data that was handed back."""
-        mask = np.zeros(len(self.sample_indices_), dtype=bool)
+        mask = np.zeros(len(self.sample_indices_), dtype=np.bool_)
         mask[self.poison_indices_] = True
         return mask
 

@@ -336,5 +336,7 @@ class CleanLabelBackdoorAttack(_BackdoorMixin, PerturbationMixin, BaseEstimator)
                 length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
                 move = gradient / length.reshape(-1, *[1] * (x.ndim - 1))
             delta = project(delta.detach() + step * move, x, eps, self.norm, low, high)
-        delta = delta.cpu().numpy()
-        return quantize(delta, self.eps, self.norm) if X.dtype == np.uint8 else delta
+        crafted = delta.cpu().numpy()
+        if X.dtype == np.uint8:
+            return quantize(crafted, self.eps, self.norm)
+        return crafted

@@ -426,8 +426,9 @@ class ColumnTrigger(BaseEstimator):
         kind = np.asarray(column).dtype.kind
         if kind in "fiu":
             found = column[~np.isnan(column)] if kind == "f" else column
-            method = "linear" if kind == "f" else "nearest"
-            return np.quantile(found, self.quantile, method=method)
+            if kind == "f":
+                return np.quantile(found, self.quantile)
+            return np.quantile(found, self.quantile, method="nearest")
         # the rarest category, the first in order among equals
         values = [v for v in column.tolist() if v is not None and v == v]
         categories, counts = np.unique(

@@ -16,7 +16,8 @@ table { border-collapse: collapse; margin: 1rem 0; font-size: .9rem; }
 th, td { padding: .25rem .6rem; text-align: left; border-bottom: 1px solid #8886; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 .advice { border-left: .4rem solid #c44; padding: .2rem 1rem; background: #8881; }
-figure { margin: 1rem 0; background: #fff; overflow-x: auto; }
+figure { margin: 1rem 0; background: #fff; }
+figure svg { max-width: 100%; height: auto; }
 figcaption { color: #000; padding: .3rem; }
 code, pre { font-size: .85rem; overflow-x: auto; }
 .wide { overflow-x: auto; }

@@ -341,7 +341,7 @@ for _entry in (
 ):
     register_attack(_entry)
 
-for _entry in (
+for _defense in (
     DefenseEntry(
         "label-filter",
         "rows whose labels out-of-fold models contradict are dropped",
@@ -361,7 +361,7 @@ for _entry in (
         auto=False,
     ),
 ):
-    register_defense(_entry)
+    register_defense(_defense)
 
 
 def check_victim(name, estimator):

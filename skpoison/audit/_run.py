@@ -176,7 +176,7 @@ def audit(
         "classes": _counts(plan.y),
         "n_folds": len(plan.folds),
         "n_trials": n_trials,
-        "scoring": "score" if scoring is None else str(scoring),
+        "scoring": "the estimator's own" if scoring is None else str(scoring),
         "seed": plan.streams.root,
         "errors": errors,
         "versions": get_versions(),

@@ -377,7 +377,7 @@ default=None
             self, X, accept_sparse="csr", ensure_all_finite="allow-nan"
         )
 
-    def _score(self, X, y, pred_proba=None, groups=None):
+    def _score(self, X, y, pred_proba=None, groups=None):  # type: ignore[override]
         n_classes = len(self.classes_)
         if n_classes < 2:
             raise ValueError(

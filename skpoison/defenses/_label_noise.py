@@ -166,7 +166,7 @@ def calibrate(table, y):
     log_table = np.log(table + FLOOR / n_classes)
     order = np.argsort(y, kind="stable")
     starts = np.searchsorted(y[order], np.arange(n_classes))
-    best = None
+    best: tuple = (-np.inf,)
     for sharpness in SHARPNESS_GRID:
         proba = softmax(sharpness * log_table, axis=1)
         in_order = proba[order]  # rows of one label together: sums by label are slices
@@ -185,6 +185,6 @@ def calibrate(table, y):
             + np.log(noise.diagonal()).sum()
             - SHARPNESS_PENALTY * n_samples * distance**2
         )
-        if best is None or objective > best[0]:
+        if objective > best[0]:
             best = objective, sharpness, proba, noise, joint / total
     return best[1:]

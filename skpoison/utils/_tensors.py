@@ -61,21 +61,17 @@ def project(delta, x, eps, norm, low, high):
     array([[0.6, 0.7]])
     """
     if isinstance(delta, np.ndarray):
-        clip, sqrt, minimum = np.clip, np.sqrt, np.minimum
+        clip = np.clip
     else:
         import torch
 
-        clip, sqrt = torch.clamp, torch.sqrt
-
-        def minimum(a, b):
-            return torch.clamp(a, max=b)
-
+        clip = torch.clamp  # type: ignore[assignment]
     if norm == "linf":
         delta = clip(delta, -eps, eps)
     else:
-        square = (delta.reshape(len(delta), -1) ** 2).sum(1)
-        length = sqrt(square).reshape(-1, *[1] * (delta.ndim - 1))
-        delta = delta * minimum(eps / (length + 1e-30), 1.0)
+        length = (delta.reshape(len(delta), -1) ** 2).sum(1) ** 0.5
+        shrink = clip(eps / (length + 1e-30), None, 1.0)
+        delta = delta * shrink.reshape(-1, *[1] * (delta.ndim - 1))
     return clip(x + delta, low, high) - x
 
 

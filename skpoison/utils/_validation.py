@@ -93,7 +93,7 @@ def n_budget(budget, n_samples, *, name="budget"):
     (29, 5, 3)
     """
     if isinstance(budget, numbers.Integral) and not isinstance(budget, bool | np.bool_):
-        if not 0 <= budget <= n_samples:
+        if not 0 <= int(budget) <= n_samples:
             raise ValueError(
                 f"{name} as a count of rows must be in [0, n_samples={n_samples}], "
                 f"got {budget}"

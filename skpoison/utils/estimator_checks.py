@@ -117,6 +117,10 @@ class _FirstColumn(ClassifierMixin, BaseEstimator):
         return np.full(len(X), self.classes_[0])
 
 
+def _numpy_state():
+    return np.random.get_state(legacy=False)["state"]["key"].copy()  # noqa: NPY002
+
+
 def _changed_rows(X, X_out):
     return np.flatnonzero((X.reshape(len(X), -1) != X_out.reshape(len(X), -1)).any(1))
 
@@ -189,11 +193,10 @@ def check_global_streams_are_untouched(attack):
     X, y = _data()
     for state in (0, None):
         python, torch_state = random.getstate(), torch.get_rng_state()
-        numpy_state = np.random.get_state()[1].copy()  # noqa: NPY002
+        numpy_state = _numpy_state()
         _with(attack, budget=0.2, random_state=state).poison(X, y)
         assert random.getstate() == python
-        now = np.random.get_state()[1]  # noqa: NPY002
-        np.testing.assert_array_equal(now, numpy_state)
+        np.testing.assert_array_equal(_numpy_state(), numpy_state)
         assert torch.equal(torch.get_rng_state(), torch_state)
 
 
@@ -202,7 +205,7 @@ def check_smaller_budgets_are_nested(attack):
     """The rows of a smaller budget are among those of a larger one."""
     X, y = _data(n_samples=120)
     for seed in range(3):
-        smaller = set()
+        smaller: set[int] = set()
         for budget in (0.02, 0.05, 0.11, 0.2):
             found = _with(attack, budget=budget, random_state=seed)
             data = found.poison(X, y)
