@@ -182,7 +182,12 @@ class PerturbationMixin(OneToOneFeatureMixin, TransformerMixin, BaseAttack):
         -------
         self
         """
-        X, y = validate_data(self, X, y, dtype=_DTYPES, allow_nd=True)
+        self._fit(X, y)
+        return self
+
+    def _fit(self, X, y):
+        """Craft; return X as validated."""
+        X, y = validate_data(self, X, y, dtype=_DTYPES, allow_nd=True, order="C")
         check_classification_targets(y)
         self.classes_, encoded = np.unique(y, return_inverse=True)
         self.input_shape_ = X.shape[1:]
@@ -211,7 +216,25 @@ class PerturbationMixin(OneToOneFeatureMixin, TransformerMixin, BaseAttack):
             "linf": np.abs(flat).max(axis=1, initial=0.0),
             "l2": np.sqrt((flat**2).sum(axis=1)),
         }
-        return self
+        return X
+
+    def fit_transform(self, X, y):
+        """Craft and return the poisoned X: ``fit`` then ``transform``, hashing once.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+        y : array-like of shape (n_samples,)
+
+        Returns
+        -------
+        X_out : ndarray
+            A copy, of the same type.
+        """
+        X = self._fit(X, y).copy()
+        rows = self.poison_indices_
+        X[rows] = _add(X[rows], self.perturbation_)
+        return X
 
     def _resolve_targets(self, X, y, keys, streams):
         if self.targets is not None:
@@ -257,7 +280,7 @@ class PerturbationMixin(OneToOneFeatureMixin, TransformerMixin, BaseAttack):
         return X
 
     def _poison(self, X, y):
-        X_out = self.fit(X, y).transform(X)
+        X_out = np.asarray(self.fit_transform(X, y))
         return (like(X_out, X) if is_frame(X) else X_out), y
 
     def get_feature_names_out(self, input_features=None):

@@ -7,7 +7,6 @@ import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
-from sklearn.pipeline import make_pipeline
 
 from skpoison.base import SamplerMixin, flat_numeric
 from skpoison.utils import make_table_encoder, set_random_states
@@ -62,7 +61,7 @@ class LabelFlipAttack(SamplerMixin, BaseEstimator):
     poison_indices_, sample_indices_, poison_mask_, n_poisoned_, y_original_, classes_
         See :class:`~skpoison.base.BaseAttack`.
     surrogate_ : classifier
-        For "adversarial": as last fitted.
+        For "adversarial": as last fitted; a default one on encoded rows.
 
     Raises
     ------
@@ -223,18 +222,17 @@ class LabelFlipAttack(SamplerMixin, BaseEstimator):
     def _margins(self, X, y, streams):
         """Return out-of-fold log-probabilities and the margin of each row."""
         folds = min(self.cv, np.bincount(y).min())
-        model = self._new_surrogate(X, streams)
+        X, model = self._prepare(X, streams)
         if folds < 2:
-            log_proba = _log_proba(model.fit(flat_numeric(X), y), flat_numeric(X), y)
+            log_proba = _log_proba(model.fit(X, y), X, y)
         else:
             splits = StratifiedKFold(
                 folds, shuffle=True, random_state=streams.seed("folds")
             )
             log_proba = np.empty((len(y), len(self.classes_)))
             for train, test in splits.split(np.zeros(len(y)), y):
-                X_flat = flat_numeric(X)
-                fold = clone(model).fit(take_rows(X_flat, train), y[train])
-                log_proba[test] = _log_proba(fold, take_rows(X_flat, test), y)
+                fold = clone(model).fit(take_rows(X, train), y[train])
+                log_proba[test] = _log_proba(fold, take_rows(X, test), y)
         own = np.arange(len(y)), y
         rivals = log_proba.copy()
         rivals[own] = -np.inf
@@ -252,8 +250,7 @@ class LabelFlipAttack(SamplerMixin, BaseEstimator):
         return rows, log_proba.argmin(axis=1)[rows]
 
     def _adversarial(self, X, y, n_rows, streams):
-        X = flat_numeric(X)
-        model = self._new_surrogate(X, streams)
+        X, model = self._prepare(X, streams)
         chunk = self.chunk_size
         if not isinstance(chunk, numbers.Integral):
             chunk = max(1, int(chunk * len(y)))
@@ -276,11 +273,13 @@ class LabelFlipAttack(SamplerMixin, BaseEstimator):
         self.surrogate_ = model
         return rows, tainted_labels[rows]
 
-    def _new_surrogate(self, X, streams):
+    def _prepare(self, X, streams):
+        """Return X as the surrogate takes it, and an unfitted surrogate."""
+        X = flat_numeric(X)
         if self.surrogate is None:
-            return make_pipeline(
-                make_table_encoder(X), LogisticRegression(max_iter=300)
-            )
+            # the encoder reads no label: once for all fits
+            X = make_table_encoder(X).fit_transform(X)
+            return X, LogisticRegression(max_iter=300)
         if not any(
             hasattr(self.surrogate, name)
             for name in ("predict_proba", "decision_function")
@@ -291,7 +290,7 @@ class LabelFlipAttack(SamplerMixin, BaseEstimator):
             )
         model = clone(self.surrogate)
         set_random_states(model, streams, only_missing=True)
-        return model
+        return X, model
 
 
 def _log_proba(model, X, y):

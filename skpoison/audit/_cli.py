@@ -1,5 +1,6 @@
 """The commands, thin over the library."""
 
+import os
 from pathlib import Path
 
 import click
@@ -31,6 +32,15 @@ def _names(text):
     if text == "auto":
         return text
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _check_writable(report):
+    """Refuse a page that can't be written before the audit, not after it."""
+    folder = report.absolute().parent
+    if not folder.is_dir():
+        raise _Failure(f"--report: the folder of {report} does not exist")
+    if report.is_dir() or not os.access(folder, os.W_OK):
+        raise _Failure(f"--report: {report} can't be written")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -101,8 +111,8 @@ def audit(
     from skpoison.audit._report import print_report
     from skpoison.audit._run import audit as run
 
-    if report is not None and not report.absolute().parent.is_dir():
-        raise _Failure(f"--report: the folder of {report} does not exist")
+    if report is not None:
+        _check_writable(report)
     try:
         X, y = read_table(data, target)
         model = load_estimator(estimator, X, trust)
@@ -122,7 +132,7 @@ def audit(
             n_trials=trials,
             name=data.name,
         )
-    except (InputError, ValueError, TypeError) as error:
+    except (InputError, ValueError, TypeError, OSError) as error:
         raise _Failure(" ".join(str(error).split())) from error
     print_report(result)
     if report is not None:

@@ -160,10 +160,10 @@ def _section(report):
         "</code></dd>"
         for name, a in meta["attacks"].items()
     )
-    failed = ""
-    if meta["errors"]:
-        items = "".join(f"<li>{html.escape(e)}</li>" for e in meta["errors"])
-        failed = f"<h3>Victims that could not be trained</h3><ul>{items}</ul>"
+    notes = ""
+    if meta["notes"]:
+        items = "".join(f"<li>{html.escape(note)}</li>" for note in meta["notes"])
+        notes = f"<h3>Notes of the run</h3><ul>{items}</ul>"
     return f"""
 <section>
 <h2>{html.escape(meta["name"])}</h2>
@@ -183,7 +183,7 @@ same share for a model trained on clean data.</p>
 <h3>Threat models</h3><dl>{attacks}</dl>
 <h3>Defenses</h3>{_definitions(meta["defenses"].items())}
 <h3>Cost: mean seconds to fit and score</h3>{_table(seconds)}
-{failed}
+{notes}
 </section>"""
 
 

@@ -1,47 +1,19 @@
 """The audit: every attack, budget and defense on the same folds, victims and seeds."""
 
-import copy
-import re
 import sys
 import time
 import warnings
-from dataclasses import dataclass
 
 import joblib
 import numpy as np
 from joblib import Parallel, delayed
 from sklearn.base import clone
-from sklearn.metrics import check_scoring
-from sklearn.model_selection import StratifiedKFold, check_cv
-from sklearn.utils import check_consistent_length
-from sklearn.utils.multiclass import check_classification_targets
 from tqdm import tqdm
 
-from skpoison.audit._checkpoint import Checkpoint
-from skpoison.audit._registry import (
-    ATTACKS,
-    DEFENSES,
-    AuditContext,
-    DefenseEntry,
-    check_victim,
-)
+from skpoison.audit._plan import make_plan
 from skpoison.audit._report import AuditReport
-from skpoison.utils import (
-    RandomStreams,
-    draw_seed,
-    get_versions,
-    n_budget,
-    set_random_states,
-)
-from skpoison.utils._containers import as_rows, take_rows
-from skpoison.utils._validation import check_number
-
-
-def _bare(estimator):
-    return estimator
-
-
-_NO_DEFENSE = DefenseEntry("none", "the estimator as it is", _bare)
+from skpoison.utils import RandomStreams, get_versions, set_random_states
+from skpoison.utils._containers import take_rows
 
 
 def audit(
@@ -138,7 +110,7 @@ def audit(
     (6, 13)
     """
     started = time.perf_counter()
-    plan = _make_plan(
+    plan = make_plan(
         estimator,
         X,
         y,
@@ -148,13 +120,14 @@ def audit(
         cv=cv,
         scoring=scoring,
         n_trials=n_trials,
+        n_jobs=n_jobs,
         random_state=random_state,
         checkpoint=checkpoint,
     )
     done = _run(plan, n_jobs=n_jobs, verbose=verbose)
-    errors = sorted({e for r in done.values() for e in r["errors"]})
-    for error in errors:
-        warnings.warn(error, UserWarning, stacklevel=2)
+    notes = sorted({note for r in done.values() for note in r["notes"]})
+    for note in notes:
+        warnings.warn(note, UserWarning, stacklevel=2)
     rows, timings = _collect(plan, done)
     meta = {
         "name": name,
@@ -178,7 +151,7 @@ def audit(
         "n_trials": n_trials,
         "scoring": "the estimator's own" if scoring is None else str(scoring),
         "seed": plan.streams.root,
-        "errors": errors,
+        "notes": notes,
         "versions": get_versions(),
     }
     report = AuditReport(rows, timings, meta)
@@ -188,150 +161,6 @@ def audit(
             file=sys.stderr,
         )
     return report
-
-
-@dataclass
-class _Plan:
-    """Everything a worker needs, resolved and checked."""
-
-    victims: dict
-    X: object
-    y: object
-    attacks: list
-    defenses: list
-    budgets: list
-    folds: list
-    scorers: dict
-    n_trials: int
-    streams: RandomStreams
-    context: AuditContext
-    checkpoint: Checkpoint
-
-    def clean_jobs(self):
-        for fold in range(len(self.folds)):
-            for trial in range(self.n_trials):
-                yield (None, 0, fold, trial)
-
-    def attack_jobs(self):
-        # fold by fold and large budgets first: the long jobs do not come last
-        for fold in range(len(self.folds)):
-            for trial in range(self.n_trials):
-                for attack in range(len(self.attacks)):
-                    for budget in reversed(self.budgets):
-                        yield (attack, budget, fold, trial)
-
-    def job_name(self, job):
-        attack, budget, fold, trial = job
-        if attack is None:
-            return f"clean-fold{fold}-trial{trial}"
-        name = re.sub(r"[^A-Za-z0-9_-]", "_", self.attacks[attack].name)
-        return f"{attack}-{name}-{budget}-fold{fold}-trial{trial}"
-
-
-def _make_plan(
-    estimator,
-    X,
-    y,
-    *,
-    attacks,
-    defenses,
-    budgets,
-    cv,
-    scoring,
-    n_trials,
-    random_state,
-    checkpoint,
-):
-    victims = estimator if isinstance(estimator, dict) else {"estimator": estimator}
-    if not victims:
-        raise ValueError("estimator must hold at least one estimator, got {}")
-    for key, victim in victims.items():
-        check_victim(key, victim)
-    X, y = as_rows(X), np.asarray(y).ravel()
-    check_consistent_length(X, y)
-    check_classification_targets(y)
-    classes, counts = np.unique(y, return_counts=True)
-    if len(classes) < 2:
-        raise ValueError(
-            f"y must hold at least two classes, got one: {y.tolist()[0]!r}"
-        )
-    check_number("n_trials", n_trials, low=1, integer=True)
-    budgets = _check_budgets(budgets, len(y))
-    streams = RandomStreams(draw_seed(random_state))
-    fingerprint = {
-        "estimator": joblib.hash({k: clone(v) for k, v in victims.items()}),
-        "X and y": joblib.hash((X, y)),
-        "attacks": _identity(attacks),
-        "defenses": _identity(defenses),
-        "budgets": repr(budgets),
-        "cv": _identity(cv),
-        "scoring": _identity(scoring),
-        "n_trials": repr(n_trials),
-        "random_state": repr(
-            random_state if isinstance(random_state, int | None) else streams.root
-        ),
-    }
-    contexts = [AuditContext.of(victim, X, y) for victim in victims.values()]
-    # what needs a network must be able to wrap every victim
-    context = next((c for c in contexts if not c.neural), contexts[0])
-    chosen_attacks = ATTACKS.choose(attacks, context)
-    chosen_defenses = [_NO_DEFENSE, *DEFENSES.choose(defenses, context)]
-    if not chosen_attacks:
-        raise ValueError(f"attacks: none is registered for {context.data} data")
-    scorers = {key: check_scoring(v, scoring) for key, v in victims.items()}
-    if isinstance(cv, int):
-        check_number("cv", cv, low=2, integer=True)
-        if counts.min() < cv:
-            rarest = classes.tolist()[counts.argmin()]
-            raise ValueError(
-                f"class {rarest!r} has {counts.min()} rows, fewer than cv={cv} folds"
-            )
-    saved = Checkpoint(checkpoint, fingerprint, streams.root)
-    streams = RandomStreams(saved.root_seed)
-    if isinstance(cv, int):
-        cv = StratifiedKFold(cv, shuffle=True, random_state=streams.seed("folds"))
-    else:
-        cv = check_cv(cv, y, classifier=True)
-        if getattr(cv, "random_state", 0) is None:  # a resumed run needs these folds
-            cv = copy.copy(cv)
-            cv.random_state = (
-                streams.seed("folds") if getattr(cv, "shuffle", True) else None
-            )
-    folds = list(cv.split(np.zeros(len(y)), y))
-    return _Plan(
-        victims=victims,
-        X=X,
-        y=y,
-        attacks=chosen_attacks,
-        defenses=chosen_defenses,
-        budgets=budgets,
-        folds=folds,
-        scorers=scorers,
-        n_trials=n_trials,
-        streams=streams,
-        context=context,
-        checkpoint=saved,
-    )
-
-
-def _check_budgets(budgets, n_samples):
-    if isinstance(budgets, str) or not np.iterable(budgets):
-        raise ValueError(f"budgets must be a list of budgets, got {budgets!r}")
-    budgets = [b.item() if isinstance(b, np.generic) else b for b in budgets]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        sizes = {b: n_budget(b, n_samples, name="budgets") for b in budgets}
-    budgets = sorted((b for b in sizes if b != 0), key=lambda b: sizes[b])
-    if not budgets:
-        raise ValueError("budgets must hold one that is not 0, got only 0")
-    return budgets
-
-
-def _identity(value):
-    """Name a parameter by its content, alike in every process."""
-    if value is None or isinstance(value, str | int | float):
-        return repr(value)
-    return joblib.hash(value)
 
 
 def _counts(y):
@@ -436,21 +265,27 @@ def _poison(plan, job):
 
 def _run_job(plan, job):
     """Poison one training fold once; train and score every victim on it."""
-    attack, _, fold, trial = job
+    attack, budget, fold, trial = job
     train, test = plan.folds[fold]
     X_test, y_test = take_rows(plan.X, test), plan.y[test]
-    errors = []
-    if attack is None:
-        X, y, n_poisoned = take_rows(plan.X, train), plan.y[train], 0
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
+    notes = set()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if attack is None:
+            X, y, n_poisoned = take_rows(plan.X, train), plan.y[train], 0
             fitted = [
                 _poison(plan, (i, 0, fold, trial))[0] for i in range(len(plan.attacks))
             ]
-    else:
-        crafted, data = _poison(plan, job)
-        X, y, n_poisoned = data.X, data.y, crafted.n_poisoned_
-        fitted = [crafted]
+        else:
+            crafted, data = _poison(plan, job)
+            X, y, n_poisoned = data.X, data.y, crafted.n_poisoned_
+            fitted = [crafted]
+            name = plan.attacks[attack].name
+            notes = {
+                f"{name} at budget {budget}: {w.message}"
+                for w in caught
+                if w.category is UserWarning
+            }
     rows = []
     for name, victim in plan.victims.items():
         for defense in plan.defenses:
@@ -471,9 +306,9 @@ def _run_job(plan, job):
             except Exception as error:
                 if attack is None:
                     raise
-                errors.append(
+                notes.add(
                     f"{name} with defense {defense.name} could not be trained under "
-                    f"{plan.attacks[attack].name} at budget {job[1]}, fold {fold}: "
+                    f"{plan.attacks[attack].name} at budget {budget}, fold {fold}: "
                     f"{type(error).__name__}: {error}"
                 )
                 score, outcomes = float("nan"), [np.zeros(0, dtype=bool)]
@@ -487,7 +322,7 @@ def _run_job(plan, job):
                     "seconds": time.perf_counter() - start,
                 }
             )
-    return {"rows": rows, "n_poisoned": int(n_poisoned), "errors": errors}
+    return {"rows": rows, "n_poisoned": int(n_poisoned), "notes": sorted(notes)}
 
 
 def _collect(plan, done):

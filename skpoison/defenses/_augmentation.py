@@ -84,20 +84,28 @@ class Mixup(BaseEstimator):
         if n_mix == 1:
             return X, T
         generator = context.generator
-        order = torch.randperm(len(X), generator=generator).to(X.device)
+        order = torch.randperm(len(X), generator=generator)
+        weights = self._draw_weights(n_mix, generator)
+        orders = [order.roll(shift).to(X.device) for shift in range(n_mix)]
+        return _mean(X, orders, weights), _mean(T, orders, weights)
+
+    def _draw_weights(self, n_mix, generator):
         if self.weights == "uniform":
-            weights = np.full(n_mix, 1.0 / n_mix)
-        else:
-            seed = int(torch.randint(2**62, (), generator=generator))
-            weights = np.random.default_rng(seed).dirichlet([self.alpha] * n_mix)
-        return _roll_mean(X[order], weights), _roll_mean(T[order], weights)
+            return [1.0 / n_mix] * n_mix
+        if self.alpha == 1:  # exponential clocks: no second generator in the loop
+            draws = -torch.rand(n_mix, generator=generator, dtype=torch.float64).log()
+            return (draws / draws.sum()).tolist()
+        seed = int(torch.randint(2**62, (), generator=generator))
+        return np.random.default_rng(seed).dirichlet([self.alpha] * n_mix).tolist()
 
 
-def _roll_mean(rows, weights):
-    # Python floats as weights leave the rows' type alone
-    mixed = rows * float(weights[0])
-    for shift, weight in enumerate(weights[1:], start=1):
-        mixed.add_(rows.roll(shift, dims=0), alpha=float(weight))
+def _mean(rows, orders, weights):
+    """Return the weighted mean of the rows in several orders."""
+    mixed, total = rows[orders[0]], weights[0]
+    for order, weight in zip(orders[1:], weights[1:], strict=True):
+        total += weight
+        # Python floats as weights leave the rows' type alone
+        mixed = torch.lerp(mixed, rows[order], weight / total)
     return mixed
 
 

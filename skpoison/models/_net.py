@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader, Subset
 
 # Data smaller than this moves to the GPU once, not batch by batch.
 _RESIDENT_BYTES = 2**30
-# Values in one batch of prediction: large enough to hide the cost of a call.
-_PREDICT_VALUES = 2**20
+# Values in one batch of prediction: large enough to hide the cost of a call, small
+# enough for a CPU's cache to hold what a layer makes of them.
+_PREDICT_VALUES = {"cpu": 2**17, "cuda": 2**20}
 
 
 @dataclass(slots=True)
@@ -212,9 +213,8 @@ class TrainingNet(NeuralNet):
             kwargs["device"] = self.device
             if not training and f"{prefix}__batch_size" not in self.__dict__:
                 values = max(1, int(np.prod(np.shape(dataset[0][0]))))
-                kwargs["batch_size"] = max(
-                    self.batch_size, min(4096, _PREDICT_VALUES // values)
-                )
+                room = _PREDICT_VALUES.get(torch.device(self.device).type, 2**17)
+                kwargs["batch_size"] = max(self.batch_size, min(4096, room // values))
         return iterator(dataset, **kwargs)
 
     def targets(self, y):

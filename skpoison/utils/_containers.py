@@ -40,6 +40,10 @@ def append_rows(X, rows):
 
 def put_rows(X, positions, rows):
     """Return a copy of X in which `rows` stand at `positions`."""
+    if isinstance(X, np.ndarray) and X.dtype == rows.dtype:
+        X = X.copy()
+        X[positions] = rows
+        return X
     n_samples = X.shape[0] if hasattr(X, "shape") else len(X)
     source = np.arange(n_samples)
     source[positions] = n_samples + np.arange(len(positions))

@@ -270,6 +270,7 @@ def test_context_sees_through_pipelines():
         ({"cv": 60}, ValueError, "48 rows, fewer than cv=60 folds"),
         ({"cv": 1}, ValueError, "cv must be >= 2"),
         ({"n_trials": 0}, ValueError, "n_trials must be >= 1"),
+        ({"n_jobs": 0}, ValueError, "n_jobs must not be 0"),
         ({"scoring": "acuracy"}, ValueError, "acuracy"),
         ({"random_state": "x"}, ValueError, "random_state"),
     ],
@@ -309,12 +310,18 @@ def test_a_victim_that_fails_is_reported_and_the_rest_goes_on():
     assert table.loc[("odd", 0.1), "clean_score"].isna().all()
     assert table.loc[("flips", 0.1), "clean_score"].notna().all()
     assert (
-        len(found.meta["errors"]) == 2
-        and "could not be trained" in found.recommendation
+        len(found.meta["notes"]) == 2 and "could not be trained" in found.recommendation
     )
     # an error on clean data is the caller's, and is raised
     with pytest.raises(RuntimeError, match="odd value"):
         audit(Fragile(), np.where(X < 12, -99, X), Y, **SMALL)
+
+
+def test_a_budget_of_no_row_is_noted_once():
+    with pytest.warns(UserWarning) as caught:
+        found = audit(VICTIM, X, Y, **{**SMALL, "budgets": [0.01, 0.1]})
+    assert len(caught) == len(found.meta["notes"]) == 2
+    assert "backdoor at budget 0.01: budget=0.01 of 89 rows" in found.meta["notes"][0]
 
 
 # Checkpoints

@@ -97,6 +97,10 @@ def test_estimator_by_dotted_path_and_file(table, tmp_path):
         (["--attacks", "nuke"], "'nuke' is not known"),
         (["--budgets", "0,lots"], "'lots' is no number"),
         (["--budgets", "0,1.5"], "budgets must be in"),
+        (["--jobs", "0"], "n_jobs must not be 0"),
+        (["--report", "/"], "can't be written"),
+        (["--report", "/nowhere/r.html"], "does not exist"),
+        (["--checkpoint", __file__], "File exists"),
         (["--cv", "1"], "cv must be >= 2"),
         (["--cv", "50"], "fewer than cv=50 folds"),
         (["--scoring", "acuracy"], "acuracy"),
@@ -106,8 +110,8 @@ def test_one_clear_line_exit_code_two_nothing_written(table, tmp_path, change, m
     path = _write(table.assign(constant="x"), tmp_path / "t.csv")
     page, state = tmp_path / "r.html", tmp_path / "state"
     found = _run(
-        "audit", path, "--target", "wine", *FAST, *change, "--report", page,
-        "--checkpoint", state, "--quiet",
+        "audit", path, "--target", "wine", *FAST, "--report", page,
+        "--checkpoint", state, *change, "--quiet",
     )  # fmt: skip
     assert found.exit_code == 2 and found.stdout == ""
     assert message in found.stderr and found.stderr.count("\n") == 1

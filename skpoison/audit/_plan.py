@@ -1,0 +1,182 @@
+"""What an audit will do, resolved and checked before any work."""
+
+import copy
+import re
+import warnings
+from dataclasses import dataclass
+
+import joblib
+import numpy as np
+from sklearn.base import clone
+from sklearn.metrics import check_scoring
+from sklearn.model_selection import StratifiedKFold, check_cv
+from sklearn.utils import check_consistent_length
+from sklearn.utils.multiclass import check_classification_targets
+
+from skpoison.audit._checkpoint import Checkpoint
+from skpoison.audit._registry import (
+    ATTACKS,
+    DEFENSES,
+    AuditContext,
+    DefenseEntry,
+    check_victim,
+)
+from skpoison.utils import RandomStreams, draw_seed, n_budget
+from skpoison.utils._containers import as_rows
+from skpoison.utils._validation import check_number
+
+
+def _bare(estimator):
+    return estimator
+
+
+_NO_DEFENSE = DefenseEntry("none", "the estimator as it is", _bare)
+
+
+@dataclass
+class Plan:
+    """Everything a worker needs, resolved and checked."""
+
+    victims: dict
+    X: object
+    y: object
+    attacks: list
+    defenses: list
+    budgets: list
+    folds: list
+    scorers: dict
+    n_trials: int
+    streams: RandomStreams
+    context: AuditContext
+    checkpoint: Checkpoint
+
+    def clean_jobs(self):
+        for fold in range(len(self.folds)):
+            for trial in range(self.n_trials):
+                yield (None, 0, fold, trial)
+
+    def attack_jobs(self):
+        # fold by fold and large budgets first: the long jobs do not come last
+        for fold in range(len(self.folds)):
+            for trial in range(self.n_trials):
+                for attack in range(len(self.attacks)):
+                    for budget in reversed(self.budgets):
+                        yield (attack, budget, fold, trial)
+
+    def job_name(self, job):
+        attack, budget, fold, trial = job
+        if attack is None:
+            return f"clean-fold{fold}-trial{trial}"
+        name = re.sub(r"[^A-Za-z0-9_-]", "_", self.attacks[attack].name)
+        return f"{attack}-{name}-{budget}-fold{fold}-trial{trial}"
+
+
+def make_plan(
+    estimator,
+    X,
+    y,
+    *,
+    attacks,
+    defenses,
+    budgets,
+    cv,
+    scoring,
+    n_trials,
+    n_jobs,
+    random_state,
+    checkpoint,
+):
+    victims = estimator if isinstance(estimator, dict) else {"estimator": estimator}
+    if not victims:
+        raise ValueError("estimator must hold at least one estimator, got {}")
+    for key, victim in victims.items():
+        check_victim(key, victim)
+    X, y = as_rows(X), np.asarray(y).ravel()
+    check_consistent_length(X, y)
+    check_classification_targets(y)
+    classes, counts = np.unique(y, return_counts=True)
+    if len(classes) < 2:
+        raise ValueError(
+            f"y must hold at least two classes, got one: {y.tolist()[0]!r}"
+        )
+    check_number("n_trials", n_trials, low=1, integer=True)
+    if n_jobs is not None:
+        check_number("n_jobs", n_jobs, integer=True)
+        if n_jobs == 0:
+            raise ValueError("n_jobs must not be 0")
+    budgets = _check_budgets(budgets, len(y))
+    streams = RandomStreams(draw_seed(random_state))
+    fingerprint = {
+        "estimator": joblib.hash({k: clone(v) for k, v in victims.items()}),
+        "X and y": joblib.hash((X, y)),
+        "attacks": _identity(attacks),
+        "defenses": _identity(defenses),
+        "budgets": repr(budgets),
+        "cv": _identity(cv),
+        "scoring": _identity(scoring),
+        "n_trials": repr(n_trials),
+        "random_state": repr(
+            random_state if isinstance(random_state, int | None) else streams.root
+        ),
+    }
+    contexts = [AuditContext.of(victim, X, y) for victim in victims.values()]
+    # what needs a network must be able to wrap every victim
+    context = next((c for c in contexts if not c.neural), contexts[0])
+    chosen_attacks = ATTACKS.choose(attacks, context)
+    chosen_defenses = [_NO_DEFENSE, *DEFENSES.choose(defenses, context)]
+    if not chosen_attacks:
+        raise ValueError(f"attacks: none is registered for {context.data} data")
+    scorers = {key: check_scoring(v, scoring) for key, v in victims.items()}
+    if isinstance(cv, int):
+        check_number("cv", cv, low=2, integer=True)
+        if counts.min() < cv:
+            rarest = classes.tolist()[counts.argmin()]
+            raise ValueError(
+                f"class {rarest!r} has {counts.min()} rows, fewer than cv={cv} folds"
+            )
+    saved = Checkpoint(checkpoint, fingerprint, streams.root)
+    streams = RandomStreams(saved.root_seed)
+    if isinstance(cv, int):
+        cv = StratifiedKFold(cv, shuffle=True, random_state=streams.seed("folds"))
+    else:
+        cv = check_cv(cv, y, classifier=True)
+        if getattr(cv, "random_state", 0) is None:  # a resumed run needs these folds
+            cv = copy.copy(cv)
+            cv.random_state = (
+                streams.seed("folds") if getattr(cv, "shuffle", True) else None
+            )
+    folds = list(cv.split(np.zeros(len(y)), y))
+    return Plan(
+        victims=victims,
+        X=X,
+        y=y,
+        attacks=chosen_attacks,
+        defenses=chosen_defenses,
+        budgets=budgets,
+        folds=folds,
+        scorers=scorers,
+        n_trials=n_trials,
+        streams=streams,
+        context=context,
+        checkpoint=saved,
+    )
+
+
+def _check_budgets(budgets, n_samples):
+    if isinstance(budgets, str) or not np.iterable(budgets):
+        raise ValueError(f"budgets must be a list of budgets, got {budgets!r}")
+    budgets = [b.item() if isinstance(b, np.generic) else b for b in budgets]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        sizes = {b: n_budget(b, n_samples, name="budgets") for b in budgets}
+    budgets = sorted((b for b in sizes if b != 0), key=lambda b: sizes[b])
+    if not budgets:
+        raise ValueError("budgets must hold one that is not 0, got only 0")
+    return budgets
+
+
+def _identity(value):
+    """Name a parameter by its content, alike in every process."""
+    if value is None or isinstance(value, str | int | float):
+        return repr(value)
+    return joblib.hash(value)
