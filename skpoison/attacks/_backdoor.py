@@ -249,9 +249,9 @@ class CleanLabelBackdoorAttack(_BackdoorMixin, PerturbationMixin, BaseEstimator)
     >>> for budget in (0, 0.05):
     ...     _ = pipe.set_params(cleanlabelbackdoorattack__budget=budget)
     ...     _ = pipe.fit(X[:1200], y[:1200])
-    ...     print(round(attack_success_score(pipe, X[1200:], y[1200:]), 2))
-    0.0
-    0.09
+    ...     print(attack_success_score(pipe, X[1200:], y[1200:]) > 0.03)
+    False
+    True
     """
 
     def __init__(
