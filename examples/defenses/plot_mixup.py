@@ -40,8 +40,14 @@ networks = {
     "plain": TorchClassifier(max_epochs=15, device="cpu"),
     "mixup of 2": MixupClassifier(max_epochs=15, device="cpu"),
     "mixup of 4": MixupClassifier(n_mix=4, max_epochs=15, device="cpu"),
-    "the same, 45 epochs": MixupClassifier(n_mix=4, max_epochs=45, device="cpu"),
+    "mixup of 4, longer": MixupClassifier(n_mix=4, max_epochs=45, device="cpu"),
 }
+settings = [
+    (attack, network)
+    for attack in attacks
+    for network in networks
+    if attack == "backdoor 1 %" or not network.endswith("longer")
+]
 n_seeds = 4
 
 # %%
@@ -51,23 +57,22 @@ n_seeds = 4
 # the network has learned, that is, the share of the poisoned training rows for which
 # it says what the attacker wrote.
 
-shape = (len(attacks), len(networks), n_seeds)
-accuracy, success, swallowed = (np.full(shape, np.nan) for _ in range(3))
+accuracy, success, learned = (
+    {setting: np.full(n_seeds, np.nan) for setting in settings} for _ in range(3)
+)
 for seed in range(n_seeds):
     X_train, X_test, y_train, y_test = train_test_split(
         X, y, train_size=1000, stratify=y, random_state=seed
     )
-    for i, (attack_name, attack) in enumerate(attacks.items()):
+    for setting in settings:
+        attack, network = attacks[setting[0]], networks[setting[1]]
         data = attack.set_params(random_state=seed).poison(X_train, y_train)
+        network.set_params(random_state=seed).fit(data.X, data.y)
+        accuracy[setting][seed] = network.score(X_test, y_test)
+        success[setting][seed] = attack.attack_success(network.predict, X_test, y_test)
         poison = data.poison_mask
-        for j, (name, network) in enumerate(networks.items()):
-            if "45 epochs" in name and not attack_name.startswith("backdoor"):
-                continue
-            network.set_params(random_state=seed).fit(data.X, data.y)
-            accuracy[i, j, seed] = network.score(X_test, y_test)
-            success[i, j, seed] = attack.attack_success(network.predict, X_test, y_test)
-            if poison.any():
-                swallowed[i, j, seed] = network.score(data.X[poison], data.y[poison])
+        if poison.any():
+            learned[setting][seed] = network.score(data.X[poison], data.y[poison])
 
 
 def interval(values):
@@ -76,32 +81,60 @@ def interval(values):
     return values.mean(), half
 
 
+def text(values, form):
+    """Write mean and half width, blanks where there is nothing to tell."""
+    if np.isnan(values).any():
+        return " " * 17
+    mean, half = interval(values)
+    return f"{mean:9{form}} ± {half:.3f}"
+
+
 print(f"means and 95 % t intervals over {n_seeds} seeds\n")
-print(f"{'attack':17}{'network':21}{'accuracy':>14}{'success':>17}{'learned':>10}")
-for i, attack in enumerate(attacks):
-    for j, network in enumerate(networks):
-        if np.isnan(accuracy[i, j]).any():
-            continue
-        line = f"{attack:17}{network:21}"
-        line += "{:7.3f} ± {:.3f}".format(*interval(accuracy[i, j]))
-        if attack.startswith("backdoor"):
-            line += "{:9.3f} ± {:.3f}".format(*interval(success[i, j]))
-        else:
-            line += " " * 17
-        if attack != "no attack":
-            line += f"{swallowed[i, j].mean():10.3f}"
-        print(line)
+print(f"{'attack':16}{'network':19}{'accuracy':>14}{'success':>17}{'learned':>17}")
+for setting in settings:
+    backdoor = setting[0].startswith("backdoor")
+    row = "{:16}{:19}".format(*setting) + text(accuracy[setting], ".3f")[1:]
+    row += text(success[setting] if backdoor else np.array([np.nan]), ".3f")
+    print(row + text(learned[setting], ".3f"))
 
 # %%
 # The paired differences to the plain network, seed by seed:
 
-for i, j, name, values in [
-    (0, 2, "accuracy", accuracy),
-    (1, 1, "accuracy", accuracy),
-    (1, 2, "accuracy", accuracy),
-    (2, 1, "success", success),
-    (2, 2, "success", success),
-    (2, 3, "success", success),
-]:
-    text = "{:+.3f} ± {:.3f}".format(*interval(values[i, j] - values[i, 0]))
-    print(f"{list(attacks)[i]:16} {list(networks)[j]:20} {name:9}{text}")
+for attack, network in settings:
+    if network != "plain":
+        plain = attack, "plain"
+        line = f"{attack:16}{network:19}accuracy"
+        line += text(accuracy[attack, network] - accuracy[plain], "+.3f")
+        if attack.startswith("backdoor"):
+            line += ", success"
+            line += text(success[attack, network] - success[plain], "+.3f")
+        print(line)
+
+# %%
+# Against wrong labels mixing helps: six points and more of accuracy, though the
+# network still misses a good part of what the flips cost.
+#
+# Against the backdoor it seems to help even more. Mixtures of four leave next to nothing
+# of it after 15 epochs, for three points of accuracy. But that network has not learned
+# its clean rows either. Trained until it reads clean rows as well as the plain network
+# does, it has learned the poison too, and the backdoor is back. On these data mixing
+# delays a backdoor; it does not keep it out. Whoever stops at the first table of
+# equal epochs reports a defense that is none.
+
+fig, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+panels = [
+    (axes[0], accuracy, settings, "accuracy on clean held-out rows"),
+    (axes[1], success, settings[-4:], "marked rows read as 0"),
+]
+for ax, values, shown, title in panels:
+    for place, setting in enumerate(shown):
+        mean, half = interval(values[setting])
+        color = f"C{list(networks).index(setting[1])}"
+        ax.errorbar(place, mean, half, fmt="o", capsize=4, color=color)
+        ax.plot(np.full(n_seeds, place), values[setting], ".", color="gray", zorder=1)
+    labels = ["\n".join(setting) for setting in shown]
+    ax.set_xticks(range(len(shown)), labels, rotation=40, ha="right", fontsize=7)
+    ax.set_title(title)
+    ax.grid(axis="y", alpha=0.3)
+axes[1].set_ylim(-0.05, 1.05)
+plt.show()

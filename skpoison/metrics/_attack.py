@@ -80,13 +80,13 @@ def attack_success_score(estimator, X, y):
     --------
     >>> from sklearn.datasets import load_digits
     >>> from sklearn.model_selection import cross_validate
-    >>> from skpoison.attacks import BackdoorAttack
+    >>> from skpoison.attacks import BackdoorAttack, ColumnTrigger
     >>> from skpoison.compose import PoisonedEstimator
     >>> from skpoison.metrics import attack_success_score
     >>> X, y = load_digits(return_X_y=True)
+    >>> attack = BackdoorAttack(ColumnTrigger([62, 63], values=1.0), random_state=0)
     >>> scores = cross_validate(
-    ...     PoisonedEstimator(BackdoorAttack(random_state=0), random_state=0),
-    ...     X / 16, y, cv=3,
+    ...     PoisonedEstimator(attack), X / 16, y, cv=3,
     ...     scoring={"clean": "accuracy", "attack_success": attack_success_score},
     ... )
     >>> bool(scores["test_attack_success"].min() > 0.8)

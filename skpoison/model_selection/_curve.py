@@ -63,12 +63,13 @@ def robustness_curve(
     --------
     >>> from sklearn.datasets import load_digits
     >>> from sklearn.linear_model import LogisticRegression
-    >>> from skpoison.attacks import BackdoorAttack
+    >>> from skpoison.attacks import BackdoorAttack, ColumnTrigger
     >>> from skpoison.model_selection import robustness_curve
     >>> X, y = load_digits(return_X_y=True)
+    >>> attack = BackdoorAttack(ColumnTrigger([62, 63], values=1.0), random_state=0)
     >>> curve = robustness_curve(
     ...     LogisticRegression(max_iter=300), X / 16, y,
-    ...     attack=BackdoorAttack(random_state=0), param_range=[0, 0.1], cv=3,
+    ...     attack=attack, param_range=[0, 0.1], cv=3,
     ... )
     >>> curve.attack_success.shape
     (2, 3)
