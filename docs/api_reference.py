@@ -17,6 +17,8 @@ API_REFERENCE = {
         "names": [
             "audit",
             "AuditReport",
+            "print_report",
+            "write_html",
             "AttackEntry",
             "AuditContext",
             "DefenseEntry",
@@ -170,7 +172,9 @@ def _overview():
     return (
         _heading("API reference")
         + "Everything public, by package. A package loads on first use, so that\n"
-        "``import skpoison`` costs nothing.\n\n" + _table(rows) + _toctree(API_REFERENCE)
+        "``import skpoison`` costs nothing.\n\n"
+        + _table(rows)
+        + _toctree(API_REFERENCE)
     )
 
 
@@ -197,11 +201,8 @@ def _name_page(module, name):
         kind = "autoexception" if issubclass(found, Exception) else "autoclass"
         methods = _own_methods(found)
         if methods:
-            options = "   :inherited-members:\n   :members: " + ", ".join(methods) + "\n"
-    gallery = (
-        ".. rubric:: In the gallery\n\n"
-        f".. minigallery:: {module}.{name}\n   :add-heading:\n\n"
-    )
+            options = f"   :inherited-members:\n   :members: {', '.join(methods)}\n"
+    gallery = f".. minigallery:: {module}.{name}\n   :add-heading:\n\n"
     return (
         _heading(name)
         + f".. currentmodule:: {module}\n\n.. {kind}:: {name}\n{options}\n"

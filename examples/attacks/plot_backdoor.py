@@ -116,7 +116,7 @@ for trigger_name, trigger in triggers.items():
 # the hardened attack, marked, but pushed by random signs of the same size in place of
 # the steps against the surrogate.
 
-to_zero = {label: 0 for label in range(1, 10)}
+to_zero = dict.fromkeys(range(1, 10), 0)
 patch = attacks(triggers["patch"])
 for attack in patch.values():
     attack.poison(X_train, y_train)

@@ -74,9 +74,7 @@ for v, victim in enumerate(victims):
     print(f"{victim}, clean accuracy {accuracy[0, v, 0].mean():.3f}")
     print("points lost    " + "".join(f"{b:>14.0%}" for b in budgets[1:]))
     for i, name in enumerate(attacks):
-        cells = (
-            f"{cell.mean():8.1f} ± {cell.std():3.1f}" for cell in lost[i, v, 1:]
-        )
+        cells = (f"{cell.mean():8.1f} ± {cell.std():3.1f}" for cell in lost[i, v, 1:])
         print(f"{name:15}" + "".join(cells))
     print()
 

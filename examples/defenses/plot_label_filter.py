@@ -11,8 +11,8 @@ takes ten lines: a vote of neighbours.
 # The rival
 # ---------
 # A row is distrusted when most of its ten nearest neighbours have another label. A
-# detector of your own writes ``_score`` and ``_flag``; ``fit_predict``, ``fit_resample``
-# and the checks of the input come with the base class.
+# detector of your own writes ``_score`` and ``_flag``; ``fit_predict``,
+# ``fit_resample`` and the checks of the input come with the base class.
 
 import matplotlib.pyplot as plt
 import numpy as np

@@ -11,9 +11,9 @@ against a backdoor, over several seeds.
 # %%
 # The setting
 # -----------
-# A small convolutional network, trained plainly, on mixtures of two rows and on mixtures
-# of four, for 15 epochs; and on mixtures of four for 45, since mixing slows training
-# down. A seed decides the split, the poisoned rows and the initial weights together,
+# A small convolutional network, trained plainly, on mixtures of two rows and on
+# mixtures of four, for 15 epochs; and on mixtures of four for 45, since mixing slows
+# training down. A seed decides the split, the poisoned rows and the initial weights together,
 # and all networks of one seed share them: their differences are paired.
 
 import matplotlib.pyplot as plt
@@ -81,21 +81,21 @@ def interval(values):
     return values.mean(), half
 
 
-def text(values, form):
+def text(values, sign=""):
     """Write mean and half width, blanks where there is nothing to tell."""
     if np.isnan(values).any():
         return " " * 17
     mean, half = interval(values)
-    return f"{mean:9{form}} ± {half:.3f}"
+    return f"{mean:{sign}9.3f} ± {half:.3f}"
 
 
 print(f"means and 95 % t intervals over {n_seeds} seeds\n")
 print(f"{'attack':16}{'network':19}{'accuracy':>14}{'success':>17}{'learned':>17}")
 for setting in settings:
     backdoor = setting[0].startswith("backdoor")
-    row = "{:16}{:19}".format(*setting) + text(accuracy[setting], ".3f")[1:]
-    row += text(success[setting] if backdoor else np.array([np.nan]), ".3f")
-    print(row + text(learned[setting], ".3f"))
+    row = "{:16}{:19}".format(*setting) + text(accuracy[setting])[1:]
+    row += text(success[setting] if backdoor else np.array([np.nan]))
+    print(row + text(learned[setting]))
 
 # %%
 # The paired differences to the plain network, seed by seed:
@@ -104,18 +104,18 @@ for attack, network in settings:
     if network != "plain":
         plain = attack, "plain"
         line = f"{attack:16}{network:19}accuracy"
-        line += text(accuracy[attack, network] - accuracy[plain], "+.3f")
+        line += text(accuracy[attack, network] - accuracy[plain], "+")
         if attack.startswith("backdoor"):
             line += ", success"
-            line += text(success[attack, network] - success[plain], "+.3f")
+            line += text(success[attack, network] - success[plain], "+")
         print(line)
 
 # %%
 # Against wrong labels mixing helps: six points and more of accuracy, though the
 # network still misses a good part of what the flips cost.
 #
-# Against the backdoor it seems to help even more. Mixtures of four leave next to nothing
-# of it after 15 epochs, for three points of accuracy. But that network has not learned
+# Against the backdoor it seems to help even more. Mixtures of four leave next to
+# nothing of it after 15 epochs, for three points of accuracy. But that network has not learned
 # its clean rows either. Trained until it reads clean rows as well as the plain network
 # does, it has learned the poison too, and the backdoor is back. On these data mixing
 # delays a backdoor; it does not keep it out. Whoever stops at the first table of

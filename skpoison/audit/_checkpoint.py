@@ -59,6 +59,8 @@ class Checkpoint:
         self._results = {}
         if self.folder is None:
             return
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"checkpoint={str(folder)!r} is a file, not a folder")
         (self.folder / "jobs").mkdir(parents=True, exist_ok=True)
         head = self.folder / "audit.json"
         if head.exists():

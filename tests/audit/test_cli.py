@@ -100,7 +100,7 @@ def test_estimator_by_dotted_path_and_file(table, tmp_path):
         (["--jobs", "0"], "n_jobs must not be 0"),
         (["--report", "/"], "can't be written"),
         (["--report", "/nowhere/r.html"], "does not exist"),
-        (["--checkpoint", __file__], "File exists"),
+        (["--checkpoint", __file__], "is a file, not a folder"),
         (["--cv", "1"], "cv must be >= 2"),
         (["--cv", "50"], "fewer than cv=50 folds"),
         (["--scoring", "acuracy"], "acuracy"),

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import random
+import re
 import warnings
 
 import joblib
@@ -266,6 +267,10 @@ def test_metadata_routing_changes_nothing(blobs):
         assert cross_val_score(TorchClassifier(**FAST), *blobs, cv=2).min() > 0
 
 
+def _three():
+    return 3
+
+
 @pytest.mark.parametrize(
     "params, error, message",
     [
@@ -276,7 +281,7 @@ def test_metadata_routing_changes_nothing(blobs):
         ({"criterion": "mse"}, TypeError, "criterion must be a torch loss"),
         ({"module": "resnet"}, ValueError, "module must be one of 'auto', got"),
         ({"module": 3}, TypeError, "module must be 'auto', a torch.nn.Module"),
-        ({"module": lambda: 3}, TypeError, "module must make a torch.nn.Module, got 3"),
+        ({"module": _three}, TypeError, "module must make a torch.nn.Module, got 3"),
         ({"device": "gpu"}, ValueError, "device must be 'auto' or"),
         ({"input_shape": (1, 3, 3)}, ValueError, "input_shape=.1, 3, 3. takes"),
         ({"input_shape": 4}, TypeError, "input_shape must be None or a tuple"),
@@ -286,7 +291,7 @@ def test_metadata_routing_changes_nothing(blobs):
         ({"callbacks__nope__x": 5}, ValueError, "callbacks__nope__x names no callback"),
         ({"random_state": "a"}, ValueError, "random_state must be"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", re.sub(r" at 0x\w+", "", str(value))),
 )
 def test_bad_parameters_wait_for_fit(blobs, params, error, message):
     clf = clone(TorchClassifier(**{**FAST, **params}))
