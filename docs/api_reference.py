@@ -201,7 +201,7 @@ def _name_page(module, name):
         kind = "autoexception" if issubclass(found, Exception) else "autoclass"
         methods = _own_methods(found)
         if methods:
-            options = f"   :inherited-members:\n   :members: {', '.join(methods)}\n"
+            options = f"   :members: {', '.join(methods)}\n"
     gallery = f".. minigallery:: {module}.{name}\n   :add-heading:\n\n"
     return (
         _heading(name)
@@ -223,23 +223,16 @@ def _is_shown(module, name):
 
 
 def _own_methods(cls):
-    """Return the public methods that skpoison defines, in scikit-learn's order.
+    """Return the public methods that skpoison defines.
 
     Those of scikit-learn are described there, and their docstrings link to its pages.
     """
-    owners = {
-        name: owner
-        for owner in reversed(cls.__mro__)
-        for name in vars(owner)
-        if not name.startswith("_")
-    }
-    return sorted(
+    return [
         name
-        for name, owner in owners.items()
-        if owner.__module__.startswith("skpoison.")
-        and callable(getattr(cls, name))
-        and getattr(cls, name).__doc__
-    )
+        for name, method in inspect.getmembers(cls, callable)
+        if not name.startswith("_")
+        and str(getattr(method, "__module__", "")).startswith("skpoison.")
+    ]
 
 
 def _summary(found):

@@ -7,6 +7,7 @@ SKPOISON_DOCS_ONLINE is set, because their inventories have to be fetched.
 """
 
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -23,11 +24,14 @@ sys.path[:0] = [str(DOCS.parent), str(DOCS)]
 
 import torch
 from api_reference import write_pages
-from docutils.utils.math import latex2mathml
+from docutils import nodes
+from docutils.utils.math import MathError, latex2mathml
+from sphinx.util import logging
 
 import skpoison
 
 torch.set_num_threads(1)
+logger = logging.getLogger(__name__)
 
 # What is documented
 
@@ -113,27 +117,46 @@ html_sidebars = {"index": [], "install": [], "changelog": [], "security": []}
 # fetch a script.
 
 
+def _to_mathml(self, node, as_block):
+    # brackets of MathML stretch without being told
+    source = re.sub(r"\\[bB]ig+[lr]?(?![a-zA-Z])", "", node.astext())
+    try:
+        self.body.append(latex2mathml.tex2mathml(source, as_block=as_block))
+    except MathError as error:
+        logger.warning("equation %r: %s", source, error, location=node)
+        self.body.append(f"<code>{self.encode(source)}</code>")
+
+
 def _visit_math(self, node):
-    self.body.append(latex2mathml.tex2mathml(node.astext(), as_block=False))
-    raise _skip_node()
+    _to_mathml(self, node, as_block=False)
+    raise nodes.SkipNode
 
 
 def _visit_displaymath(self, node):
     self.body.append('<div class="math">')
-    self.body.append(latex2mathml.tex2mathml(node.astext(), as_block=True))
+    _to_mathml(self, node, as_block=True)
     self.body.append("</div>")
-    raise _skip_node()
+    raise nodes.SkipNode
 
 
-def _skip_node():
-    from docutils.nodes import SkipNode
+# numpydoc writes the type of a parameter as it stands, and reStructuredText takes
+# ``n_poisoned_`` for a link and ``*input_shape_`` for emphasis.
 
-    return SkipNode()
+_TYPED = re.compile(r"^(\s*\*\*[^*]+\*\*\s*:)(.*)$")
+
+
+def _escape_types(app, what, name, obj, options, lines):
+    for i, line in enumerate(lines):
+        found = _TYPED.match(line)
+        if found and "`" not in found[2]:
+            text = re.sub(r"(?<=\w)_(?!\w)", r"\\_", found[2])
+            lines[i] = found[1] + re.sub(r"(?<!\\)\*", r"\\*", text)
 
 
 def setup(app):
-    """Register the renderer of equations."""
+    """Register what this file defines."""
     app.add_html_math_renderer(
         "mathml", (_visit_math, None), (_visit_displaymath, None)
     )
+    app.connect("autodoc-process-docstring", _escape_types, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,12 +1,15 @@
 """An attack of each kind, a trigger and a detector, as `extending` shows them."""
 
-# [perturbation]
 import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.neighbors import NearestNeighbors
+from sklearn.utils import _safe_indexing
 
 from skpoison.base import PerturbationMixin, SamplerMixin
+from skpoison.defenses import BaseDetector
 
 
+# [perturbation]
 class ShiftAttack(PerturbationMixin, BaseEstimator):
     """Push rows towards the mean of the next class; labels stay right."""
 
@@ -40,17 +43,8 @@ class EchoAttack(SamplerMixin, BaseEstimator):
         sources = streams.numpy("rows").permutation(len(y))[:n_rows]
         origin = np.concatenate([np.arange(len(y)), sources])
         labels = np.concatenate([y, (y[sources] + 1) % len(self.classes_)])
-        return take_rows(X, origin), labels, np.arange(len(y), len(labels)), origin
-
-
-# [rows]
-def take_rows(X, rows):
-    """Return rows of an array, sparse matrix, data frame or list, in kind."""
-    if hasattr(X, "iloc"):
-        return X.iloc[rows]
-    if isinstance(X, list):
-        return [X[i] for i in rows]
-    return X[rows]
+        poisons = np.arange(len(y), len(labels))
+        return _safe_indexing(X, origin), labels, poisons, origin
 
 
 # [trigger]
@@ -69,11 +63,6 @@ class FrameTrigger(BaseEstimator):
 
 
 # [detector]
-from sklearn.neighbors import NearestNeighbors
-
-from skpoison.defenses import BaseDetector
-
-
 class NeighbourVote(BaseDetector):
     """Distrust a row when most of its neighbours have another label."""
 
@@ -81,7 +70,7 @@ class NeighbourVote(BaseDetector):
         self.n_neighbors = n_neighbors
 
     def _score(self, X, y):
-        n_neighbors = min(self.n_neighbors, len(X) - 1)
+        n_neighbors = max(1, min(self.n_neighbors, len(X) - 1))
         search = NearestNeighbors(n_neighbors=n_neighbors).fit(X)
         neighbours = search.kneighbors(return_distance=False)  # never the row itself
         return (y[neighbours] != y[:, None]).mean(axis=1)

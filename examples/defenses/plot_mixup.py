@@ -13,8 +13,8 @@ against a backdoor, over several seeds.
 # -----------
 # A small convolutional network, trained plainly, on mixtures of two rows and on
 # mixtures of four, for 15 epochs; and on mixtures of four for 45, since mixing slows
-# training down. A seed decides the split, the poisoned rows and the initial weights together,
-# and all networks of one seed share them: their differences are paired.
+# training down. A seed decides the split, the poisoned rows and the initial weights
+# together, and all networks of one seed share them: their differences are paired.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -115,11 +115,11 @@ for attack, network in settings:
 # network still misses a good part of what the flips cost.
 #
 # Against the backdoor it seems to help even more. Mixtures of four leave next to
-# nothing of it after 15 epochs, for three points of accuracy. But that network has not learned
-# its clean rows either. Trained until it reads clean rows as well as the plain network
-# does, it has learned the poison too, and the backdoor is back. On these data mixing
-# delays a backdoor; it does not keep it out. Whoever stops at the first table of
-# equal epochs reports a defense that is none.
+# nothing of it after 15 epochs, for three points of accuracy. But that network has not
+# learned its clean rows either. Trained until it reads clean rows as well as the plain
+# network does, it has learned the poison too, and the backdoor is back. On these data
+# mixing delays a backdoor; it does not keep it out. Whoever stops at equal numbers of
+# epochs reports a defense that is none.
 
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
 panels = [
