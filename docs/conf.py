@@ -55,7 +55,7 @@ if os.environ.get("SKPOISON_DOCS_ONLINE"):
         "skorch": ("https://skorch.readthedocs.io/en/stable", None),
     }
 
-exclude_patterns = ["_build", "snippets", "sg_execution_times.rst"]
+exclude_patterns = ["_build", "snippets", "**sg_execution_times.rst"]
 default_role = "literal"
 templates_path = []
 nitpicky = False
@@ -64,6 +64,7 @@ write_pages(DOCS / "generated")
 
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
+toc_object_entries_show_parents = "hide"
 # attributes stand in the docstrings of their classes, and nowhere else
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
@@ -83,6 +84,7 @@ sphinx_gallery_conf = {
     "matplotlib_animations": False,
     "remove_config_comments": True,
     "show_memory": False,
+    "show_signature": False,
     "min_reported_time": 0,
     "plot_gallery": "True",
     "download_all_examples": False,
@@ -110,7 +112,7 @@ html_theme_options = {
     "pygments_light_style": "tango",
     "pygments_dark_style": "monokai",
 }
-html_sidebars = {"index": [], "install": [], "changelog": [], "security": []}
+html_sidebars = {"index": [], "install": [], "quickstart": []}
 
 
 # Equations are MathML, which browsers draw by themselves: the usual renderer would
@@ -118,8 +120,9 @@ html_sidebars = {"index": [], "install": [], "changelog": [], "security": []}
 
 
 def _to_mathml(self, node, as_block):
-    # brackets of MathML stretch without being told
+    # brackets of MathML stretch without being told, and ``frac12`` wants its braces
     source = re.sub(r"\\[bB]ig+[lr]?(?![a-zA-Z])", "", node.astext())
+    source = re.sub(r"(\\[td]?frac)(\w)(\w)", r"\1{\2}{\3}", source)
     try:
         self.body.append(latex2mathml.tex2mathml(source, as_block=as_block))
     except MathError as error:

@@ -17,7 +17,13 @@ from sklearn.utils.validation import (
 )
 
 from skpoison.utils import RandomStreams, n_budget, row_keys
-from skpoison.utils._containers import is_frame, like, take_rows
+from skpoison.utils._containers import (
+    is_frame,
+    is_number_type,
+    like,
+    put_cells,
+    take_rows,
+)
 from skpoison.utils._validation import check_targets
 
 __all__ = ["BaseAttack", "PerturbationMixin", "SamplerMixin"]
@@ -136,8 +142,9 @@ class PerturbationMixin(OneToOneFeatureMixin, TransformerMixin, BaseAttack):
     ----------
     perturbation_ : ndarray of shape (n_poisoned_, *input_shape_)
         What is added to each poisoned row.
-    row_keys_ : ndarray of shape (n_poisoned_,), dtype <U32
-        By which the rows are recognised.
+    row_keys_, exact_keys_ : ndarray of shape (n_poisoned_,), dtype <U32
+        By which the rows are recognised: at float32, and at the resolution of X. An
+        attack fitted on float64 knows float64 rows by the latter.
     perturbation_norms_ : dict of str to ndarray of shape (n_poisoned_,)
         "linf" and "l2" of what is added.
     input_shape_ : tuple of int
@@ -187,6 +194,7 @@ class PerturbationMixin(OneToOneFeatureMixin, TransformerMixin, BaseAttack):
 
     def _fit(self, X, y):
         """Craft; return X as validated."""
+        _refuse_text(X)
         X, y = validate_data(self, X, y, dtype=_DTYPES, allow_nd=True, order="C")
         check_classification_targets(y)
         self.classes_, encoded = np.unique(y, return_inverse=True)
@@ -195,9 +203,10 @@ class PerturbationMixin(OneToOneFeatureMixin, TransformerMixin, BaseAttack):
         self._check_params(X, encoded)
         streams = RandomStreams(self.random_state)
         keys = row_keys(X)
+        exact = row_keys(X, np.float64) if X.dtype == np.float64 else keys
         if hasattr(self, "targets"):
             self._resolve_targets(X, y, keys, streams)
-        groups, first, sizes = _pure_groups(keys, encoded, self._candidates(encoded))
+        groups, first, sizes = _pure_groups(exact, encoded, self._candidates(encoded))
         chosen = _prefix_within(streams.numpy("rows"), sizes, n_rows)
         crafted = np.zeros((len(chosen), *X.shape[1:]), dtype=X.dtype)
         if len(chosen):
@@ -207,6 +216,8 @@ class PerturbationMixin(OneToOneFeatureMixin, TransformerMixin, BaseAttack):
         owner = position[groups]  # groups is -1 for rows that are no candidates
         self.poison_indices_ = np.flatnonzero(owner >= 0)
         self.row_keys_ = keys[self.poison_indices_]
+        self.exact_keys_ = exact[self.poison_indices_]
+        self.fit_dtype_ = X.dtype.name
         self.perturbation_ = _as_stored(crafted, X.dtype)[owner[self.poison_indices_]]
         self.sample_indices_ = np.arange(len(X))
         self.y_original_ = np.asarray(y)[self.poison_indices_]
@@ -231,7 +242,11 @@ class PerturbationMixin(OneToOneFeatureMixin, TransformerMixin, BaseAttack):
         X_out : ndarray
             A copy, of the same type.
         """
-        X = self._fit(X, y).copy()
+        return self._replay(self._fit(X, y))
+
+    def _replay(self, X):
+        """Return a copy of the X of ``fit`` with its poisoned rows perturbed."""
+        X = X.copy()
         rows = self.poison_indices_
         X[rows] = _add(X[rows], self.perturbation_)
         return X
@@ -271,17 +286,20 @@ class PerturbationMixin(OneToOneFeatureMixin, TransformerMixin, BaseAttack):
                 f"fitted on rows of shape {self.input_shape_}"
             )
         if len(self.row_keys_):
-            order = np.argsort(self.row_keys_)
-            ordered = self.row_keys_[order]
-            keys = row_keys(X)
+            exact = self.fit_dtype_ == X.dtype.name == "float64"
+            known = self.exact_keys_ if exact else self.row_keys_
+            order = np.argsort(known)
+            ordered = known[order]
+            keys = row_keys(X, np.float64 if exact else np.float32)
             place = np.searchsorted(ordered, keys).clip(max=len(ordered) - 1)
             hit = np.flatnonzero(ordered[place] == keys)
             X[hit] = _add(X[hit], self.perturbation_[order[place[hit]]])
         return X
 
     def _poison(self, X, y):
-        X_out = np.asarray(self.fit_transform(X, y))
-        return (like(X_out, X) if is_frame(X) else X_out), y
+        clean = self._fit(X, y)
+        poisoned = self._replay(clean)
+        return (put_cells(X, clean, poisoned) if is_frame(X) else poisoned), y
 
     def get_feature_names_out(self, input_features=None):
         """Return the names of the input features, for two-dimensional input.
@@ -324,15 +342,30 @@ def _prefix_within(rng, sizes, n_rows):
     A prefix of one permutation, so that smaller budgets stay nested in larger ones.
     """
     order = rng.permutation(len(sizes))
+    order = order[np.argsort(sizes[order], kind="stable")]  # many copies: last
     total = np.cumsum(sizes[order])
-    if n_rows > sizes.sum():
+    n_groups = np.searchsorted(total, n_rows, side="right")
+    found = total[n_groups - 1] if n_groups else 0
+    if found < n_rows:
         warnings.warn(
-            f"the budget allows {n_rows} rows, but only {sizes.sum()} can be poisoned: "
-            "all of them are",
+            f"the budget allows {n_rows} rows, but only {found} are poisoned: "
+            f"{sizes.sum()} can be, and copies of a row go together",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
-    return order[: np.searchsorted(total, n_rows, side="right")]
+    return order[:n_groups]
+
+
+def _refuse_text(X):
+    """Raise on a data frame with columns that are no numbers."""
+    if is_frame(X):
+        for name, dtype in zip(X.columns, X.dtypes, strict=True):
+            if not is_number_type(dtype):
+                raise ValueError(
+                    f"X: column {name!r} holds {dtype}, no numbers: an attack that "
+                    "perturbs X needs numeric columns; LabelFlipAttack and "
+                    "BackdoorAttack take any"
+                )
 
 
 def _as_stored(perturbation, dtype):

@@ -106,8 +106,20 @@ class NotNested(DuplicateAttack):
         return super()._resample(X, y, n_rows, streams)
 
 
+class Idle(DuplicateAttack):
+    def _resample(self, X, y, n_rows, streams):
+        return self._unchanged(X, y)
+
+
+class IdleOnX(PullAttack):
+    def _craft(self, X, y, rows, streams):
+        return np.zeros_like(X[rows])
+
+
 @pytest.mark.parametrize(
-    "attack", [Overspends(), Unseeded(), LeavesTheBall(), NotNested()], ids=repr
+    "attack",
+    [Overspends(), Unseeded(), LeavesTheBall(), NotNested(), Idle(), IdleOnX()],
+    ids=repr,
 )
 def test_checks_catch_bad_attacks(attack):
     with pytest.raises(AssertionError):
@@ -164,9 +176,49 @@ def test_fewer_candidates_than_budget_warns():
     X = np.repeat(np.random.RandomState(0).rand(10, 2), 2, axis=0)
     y = np.arange(20) % 2  # every row has a copy with the other label
     y[0] = y[1]
-    with pytest.warns(UserWarning, match="only 2 can be poisoned"):
+    with pytest.warns(UserWarning, match="only 2 are poisoned: 2 can be"):
         attack = PullAttack(random_state=0).fit(X, y)
     assert attack.n_poisoned_ == 2
+
+
+def test_rows_that_differ_beyond_float32_are_told_apart():
+    X = np.c_[1.7e9 + 7.0 * np.arange(100), np.zeros(100)]
+    y = np.arange(100) // 50
+    attack = PullAttack(eps=0.5, bounds=None, budget=20, random_state=0)
+    out = attack.fit_transform(X, y)
+    assert attack.n_poisoned_ == 20
+    assert (np.abs(out - X).max(axis=1) > 0).sum() == 20
+    unseen = X + [3.0, 0.0]
+    np.testing.assert_array_equal(attack.transform(unseen), unseen)
+
+
+def test_copies_of_rows_come_last_and_never_overspend():
+    X = np.concatenate([np.random.RandomState(0).rand(40, 3), np.ones((60, 3))])
+    y = np.r_[np.arange(40) % 2, np.zeros(60, int)]
+    attack = PullAttack(budget=30, bounds=None, random_state=0).fit(X, y)
+    assert attack.n_poisoned_ == 30 and attack.poison_indices_.max() < 40
+    with pytest.warns(UserWarning, match="allows 50 rows, but only 40 are poisoned"):
+        attack.set_params(budget=50).fit(X, y)
+
+
+def test_frames_keep_what_did_not_change():
+    pd = pytest.importorskip("pandas")
+    rng = np.random.RandomState(0)
+    frame = pd.DataFrame({"n": rng.randint(0, 9, 40), "x": rng.rand(40)})
+    frame["s"] = rng.rand(40).astype("float32")
+
+    class OneColumn(PullAttack):
+        def _craft(self, X, y, rows, streams):
+            delta = np.zeros_like(X[rows])
+            delta[:, 1] = 0.1
+            return delta
+
+    attack = OneColumn(bounds=None, random_state=0)
+    out = attack.poison(frame, np.arange(40) % 2).X
+    assert (out.dtypes == frame.dtypes).all() and (out["n"] == frame["n"]).all()
+    assert (out["x"] != frame["x"]).sum() == 8
+    with pytest.raises(ValueError, match="column 'b' holds bool, no numbers"):
+        attack.poison(frame.assign(b=True), np.arange(40) % 2)
 
 
 def test_cloned_attack_is_unfitted():

@@ -52,7 +52,8 @@ def show(ax, image, title):
 
 
 fig, axes = plt.subplots(3, 4, figsize=(6, 5), layout="constrained")
-for row, image in zip(axes, X_test[[0, 1, 2]], strict=True):
+digits = [X_test[y_test == label][0] for label in (2, 3, 6)]
+for row, image in zip(axes, digits, strict=True):
     show(row[0], image, "before")
     for ax, (name, trigger) in zip(row[1:], triggers.items(), strict=True):
         show(ax, trigger.fit(X_train).apply(image[None])[0], name)

@@ -80,15 +80,15 @@ for strategy in strategies:
 # label filter's models are taken in by flips next to their boundary, where a vote of
 # neighbours still objects; and flips that bend the whole boundary pass both.
 
-fig, axes = plt.subplots(1, 4, figsize=(11, 3.2), sharey=True, layout="constrained")
-for ax, strategy in zip(axes, strategies, strict=True):
+fig, axes = plt.subplots(2, 2, figsize=(8, 6), sharey=True, layout="constrained")
+for ax, strategy in zip(axes.flat, strategies, strict=True):
     for name, color in zip(detectors, ("C0", "C1"), strict=True):
         values = np.array([found[strategy, rate, name] for rate in rates])
         ax.plot(rates, values[:, 0], f"{color}o--", label=f"{name}, precision")
         ax.plot(rates, values[:, 1], f"{color}s-", label=f"{name}, recall")
     ax.set(title=f"{strategy} flips", xlabel="share of wrong labels")
     ax.set_ylim(-0.03, 1.03)
-axes[0].legend(fontsize="small", loc="lower center")
+axes[0, 0].legend(fontsize="small", loc="center")
 plt.show()
 
 # %%

@@ -15,6 +15,8 @@ on the same folds, seeds and poisoned rows, and says what follows from the numbe
 # two classes. Any classifier with scikit-learn's API would do, on a table with text
 # columns and missing values too if its pipeline copes with them.
 
+import textwrap
+
 import matplotlib.pyplot as plt
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
@@ -41,7 +43,7 @@ report = audit(
     verbose=0,
     name="breast cancer",
 )
-print(report.recommendation)
+print(textwrap.fill(report.recommendation, 88))
 
 # %%
 # What it found
@@ -76,12 +78,13 @@ print(report.defenses().round(3).to_string(index=False))
 # ``report.plot()`` returns such a figure with all settings, and
 # ``report.to_html("report.html")`` writes everything as one self-contained page.
 
-fig, axes = plt.subplots(1, 4, figsize=(11, 3), sharey=True, layout="constrained")
-for ax, (attack, part) in zip(axes, summary.groupby("attack", sort=False), strict=True):
+fig, axes = plt.subplots(2, 2, figsize=(8, 6), sharey=True, layout="constrained")
+parts = summary.groupby("attack", sort=False)
+for ax, (attack, part) in zip(axes.flat, parts, strict=True):
     for defense, line in part.groupby("defense", sort=False):
         ax.plot(line["budget"], line["damage"], marker="o", label=defense)
     ax.set(title=attack, xlabel="poisoned share of the rows")
     ax.grid(alpha=0.3)
-axes[0].set_ylabel("damage")
-axes[0].legend(title="defense")
+    ax.set_ylabel("damage")
+axes[0, 0].legend(title="defense")
 plt.show()

@@ -84,3 +84,5 @@ for budget, clean, success in zip(
 ):
     print(f"budget {budget:5.1%}: accuracy {clean:.3f}, attack success {success:.3f}")
 plt.show()
+
+# sphinx_gallery_thumbnail_number = 2

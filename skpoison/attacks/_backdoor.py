@@ -1,5 +1,7 @@
 """Backdoors: a trigger in the training rows that the attacker can pull later."""
 
+import warnings
+
 import numpy as np
 from scipy import sparse
 from sklearn.base import BaseEstimator, clone
@@ -161,6 +163,13 @@ class BackdoorAttack(_BackdoorMixin, SamplerMixin, BaseEstimator):
         target = int(np.flatnonzero(self.classes_ == self.target_class_)[0])
         others = np.flatnonzero(y != target)
         chosen = np.sort(streams.numpy("rows").permutation(others)[:n_rows])
+        if len(chosen) < n_rows:
+            warnings.warn(
+                f"the budget allows {n_rows} rows, but only {len(others)} are not of "
+                "the target class: all of them are poisoned",
+                UserWarning,
+                stacklevel=4,
+            )
         if len(chosen) == 0:
             return self._unchanged(X, y)
         marked = self.trigger_.apply(take_rows(X, chosen))
@@ -195,7 +204,7 @@ class CleanLabelBackdoorAttack(_BackdoorMixin, PerturbationMixin, BaseEstimator)
         rows and crafts nothing; the paper uses 8/255 to 32/255 on images in [0, 1].
     norm : {"linf", "l2"}, default="linf"
     bounds : "data", None or (low, high), default="data"
-        Box that values never leave.
+        Box that the perturbation never leaves; the trigger may.
     surrogate : TorchClassifier, default=None
         Cloned and trained on the clean data when ``eps`` is not 0. None is
         ``TorchClassifier()``.
@@ -282,14 +291,26 @@ class CleanLabelBackdoorAttack(_BackdoorMixin, PerturbationMixin, BaseEstimator)
         self.random_state = random_state
 
     def _check_params(self, X, y):
-        check_eps(self.eps, X.shape[1:])
         check_option("norm", self.norm, ["linf", "l2"])
+        check_eps(self.eps, X.shape[1:], norm=self.norm)
         check_number("max_iter", self.max_iter, low=1, integer=True)
         if self.step_size is not None:
             check_number("step_size", self.step_size, low=0.0, strict=True)
         check_bounds(self.bounds, X)
+        self._check_surrogate()
         self._fit_trigger(X, y)
         self.n_iter_ = 0
+
+    def _check_surrogate(self):
+        if self.surrogate is None or not np.any(np.asarray(self.eps) > 0):
+            return
+        from skpoison.models import TorchClassifier
+
+        if not isinstance(self.surrogate, TorchClassifier):
+            raise TypeError(
+                "surrogate must be a TorchClassifier, whose gradients eps > 0 needs, "
+                f"got {self.surrogate!r}"
+            )
 
     def _candidates(self, y):
         return self.classes_[y] == self.target_class_

@@ -1,12 +1,20 @@
 """The trigger of tables."""
 
+import math
+import numbers
+import warnings
+from collections import Counter
+
 import numpy as np
 from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from skpoison.utils._containers import is_frame
+from skpoison.utils._containers import is_frame, is_number_type
 from skpoison.utils._validation import check_number
+
+_N_RANKED = 500
+_DECILES = np.linspace(0.1, 0.9, 9)
 
 
 class ColumnTrigger(BaseEstimator):
@@ -20,12 +28,16 @@ class ColumnTrigger(BaseEstimator):
     columns : list of int or str, default=None
         Positions, or names in a data frame. None is the three columns that tell
         least about y, so that a clean model does not react to the trigger, among
-        those that the trigger would change in most rows.
+        those that hold more than one value. Of a table with more than 500 columns,
+        500 that are spread evenly over it are compared.
     values : scalar, list or dict, default=None
-        What they are set to. None keeps each value legal and in range: the
-        `quantile` of a numeric column, the rarest category of any other.
+        What they are set to; a column's type must be able to hold its value. None
+        takes values that the data holds: the `quantile` of a numeric column, the
+        rarest category of any other.
     quantile : float in [0, 1], default=0.99
-        High enough to be rare, low enough to be plausible.
+        High enough to be rare, low enough to be plausible. The observed value next to
+        it is taken; where more than half of the rows hold that value, as in sparse
+        columns, the one next to the same quantile of the other values.
 
     Attributes
     ----------
@@ -62,19 +74,24 @@ class ColumnTrigger(BaseEstimator):
         ----------
         X : array-like, sparse matrix or data frame of shape (n_samples, n_features)
         y : array-like of shape (n_samples,), default=None
-            Labels, for ``columns=None``; without them the last columns are taken.
+            Labels, for ``columns=None``; without them the last columns are taken that
+            hold more than one value.
 
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            A column can't hold its value, or has no observed value to take one from.
+
+        Warns
+        -----
+        UserWarning
+            The trigger changes fewer than half of the rows of X.
         """
-        if not (is_frame(X) or sparse.issparse(X)):
-            X = np.asarray(X)
-            if X.ndim != 2:
-                raise ValueError(
-                    f"ColumnTrigger marks tables, got X of shape {X.shape}; "
-                    "PatchTrigger marks images"
-                )
+        X = _as_table(X)
         check_number("quantile", self.quantile, low=0.0, high=1.0)
         if self.columns is None:
             self.columns_ = self._unremarkable(X, y)
@@ -82,7 +99,7 @@ class ColumnTrigger(BaseEstimator):
             wanted = np.atleast_1d(np.asarray(self.columns, dtype=object))
             self.columns_ = [self._position(c, X) for c in wanted]
         if self.values is None:
-            self.values_ = [self._plausible(_column(X, c)) for c in self.columns_]
+            self.values_ = [self._plausible(X, c) for c in self.columns_]
         elif isinstance(self.values, dict):
             given = {self._position(c, X): v for c, v in self.values.items()}
             if sorted(given) != sorted(self.columns_):
@@ -99,6 +116,14 @@ class ColumnTrigger(BaseEstimator):
             raise ValueError(
                 f"values must have one entry a column, {len(self.columns_)}, got "
                 f"{len(self.values_)}"
+            )
+        share = self._share_changed(X)
+        if share < 0.5:
+            warnings.warn(
+                f"the trigger sets columns {self.columns_} to {self.values_}, which "
+                f"changes {share:.0%} of the rows: most rows hold these values anyway",
+                UserWarning,
+                stacklevel=2,
             )
         return self
 
@@ -121,30 +146,68 @@ class ColumnTrigger(BaseEstimator):
     def _unremarkable(self, X, y, n_columns=3):
         """Return the columns that tell least about y and that a trigger can change."""
         n_features = X.shape[1]
-        if y is None or n_features <= n_columns:
-            return list(range(max(0, n_features - n_columns), n_features))
-        _, labels = np.unique(np.asarray(y), return_inverse=True)
+        if y is None:
+            candidates = range(n_features)[: -_N_RANKED - 1 : -1]
+        else:
+            _, labels = np.unique(np.asarray(y), return_inverse=True)
+            spread = np.linspace(0, n_features - 1, min(n_features, _N_RANKED))
+            candidates = spread.astype(int).tolist()
         ranking = []
-        for c in range(n_features):
-            column = np.asarray(_column(X, c))
-            is_usual = np.mean(column == self._plausible(column)) > 0.5
-            ranking.append((is_usual, _association(column, labels), c))
-        return sorted(c for _, _, c in sorted(ranking)[:n_columns])
+        for place, c in enumerate(candidates):
+            values, rows, n_zeros = _observed(X, c)
+            told = 0.0
+            if _is_numeric(values):
+                ordered = _in_order(values, n_zeros)
+                is_empty = len(ordered) == 0
+                is_single = is_empty or ordered[0] == ordered[-1]
+                codes, zero_code = _deciles(values, ordered)
+            else:
+                codes, zero_code = _categories(values), 0
+                is_empty, is_single = len(codes) == 0, not codes.any()
+            if y is not None and not is_single:
+                told = _association(codes, rows, labels, zero_code if n_zeros else None)
+            ranking.append((is_empty, is_single, told, place, c))
+        best = sorted(ranking)[:n_columns]
+        if self.values is None:  # which an empty column has none to offer for
+            best = [r for r in best if not r[0]] or best
+        return sorted(c for *_, c in best)
 
-    def _plausible(self, column):
-        kind = np.asarray(column).dtype.kind
-        if kind in "fiu":
-            found = column[~np.isnan(column)] if kind == "f" else column
-            if kind == "f":
-                return np.quantile(found, self.quantile)
-            return np.quantile(found, self.quantile, method="nearest")
+    def _plausible(self, X, position):
+        values, _, n_zeros = _observed(X, position)
+        if len(values) + n_zeros == 0:
+            raise ValueError(
+                f"columns: {_name(X, position)!r} has no observed value that the "
+                "trigger could take; set values"
+            )
+        if _is_numeric(values):
+            ordered = _in_order(values, n_zeros)
+            rank = _rank(self.quantile, len(ordered))
+            start = np.searchsorted(ordered, ordered[rank])
+            n_same = np.searchsorted(ordered, ordered[rank], side="right") - start
+            n_others = len(ordered) - n_same
+            if 2 * n_same > X.shape[0] and n_others:
+                rank = _rank(self.quantile, n_others)
+                rank += n_same if rank >= start else 0
+            return ordered[rank].item()
         # the rarest category, the first in order among equals
-        values = [v for v in column.tolist() if v is not None and v == v]
-        categories, counts = np.unique(
-            np.array([str(v) for v in values]), return_counts=True
-        )
-        rarest = categories[np.argmin(counts)]
-        return next(v for v in values if str(v) == rarest)
+        texts = [str(v) for v in values]
+        counts = Counter(texts)
+        return values[texts.index(min(sorted(counts), key=counts.get))]
+
+    def _share_changed(self, X):
+        """Return the share of rows of X that the trigger changes; check its values."""
+        n_rows = X.shape[0]
+        is_same = np.ones(n_rows, dtype=bool)
+        for c, value in zip(self.columns_, self.values_, strict=True):
+            held = _first(_cast(X, c, value))
+            values, rows, n_zeros = _observed(X, c)
+            same = np.full(n_rows, n_zeros > 0 and held == 0)
+            if _is_numeric(values):
+                same[rows] = values == held
+            else:
+                same[rows] = [_is_same(v, held) for v in values]
+            is_same &= same
+        return 1.0 - is_same.mean() if n_rows else 1.0
 
     def apply(self, X):
         """Return a copy of X with the trigger in every row.
@@ -157,58 +220,207 @@ class ColumnTrigger(BaseEstimator):
         -------
         X_marked : like X
             Column types are kept.
+
+        Raises
+        ------
+        ValueError
+            A column of X is of a type that can't hold the trigger's value.
         """
         check_is_fitted(self, "columns_")
-        if hasattr(X, "with_columns"):  # polars
-            import polars as pl
-
-            names = X.columns
-            return X.with_columns(
-                pl.lit(value).cast(X.dtypes[c]).alias(names[c])
-                for c, value in zip(self.columns_, self.values_, strict=True)
-            )
-        if is_frame(X):
-            X = X.copy()
-            for c, value in zip(self.columns_, self.values_, strict=True):
-                name, dtype = X.columns[c], X.dtypes.iloc[c]
-                X[name] = type(X.iloc[:, c])([value] * len(X), index=X.index).astype(
-                    dtype
-                )
-            return X
-        if sparse.issparse(X):
-            marked = X.tolil(copy=True)
-            for c, value in zip(self.columns_, self.values_, strict=True):
-                marked[:, c] = value
-            return marked.asformat(X.format)
         if isinstance(X, list):
-            return self.apply(np.asarray(X)).tolist()
-        X = np.array(X)
-        for c, value in zip(self.columns_, self.values_, strict=True):
-            X[:, c] = value
+            return self.apply(_as_table(X)).tolist()
+        if not (is_frame(X) or sparse.issparse(X)):
+            X = np.asarray(X)
+        cells = [
+            (c, _cast(X, c, v))
+            for c, v in zip(self.columns_, self.values_, strict=True)
+        ]
+        if _is_polars(X):
+            return X.with_columns(
+                held.new_from_index(0, X.shape[0]).alias(X.columns[c])
+                for c, held in cells
+            )
+        # few changes of whole columns: cheap in lists of rows, whatever the format
+        marked = X.tolil(copy=True) if sparse.issparse(X) else X.copy()
+        for c, held in cells:
+            if is_frame(X):
+                marked.isetitem(c, held.array.take(np.zeros(len(X), dtype=int)))
+            else:
+                marked[:, c] = held[0]
+        return marked.asformat(X.format) if sparse.issparse(X) else marked
+
+
+def _is_polars(X):
+    return hasattr(X, "with_columns")
+
+
+def _as_table(X):
+    """Return X as a frame, a canonical CSC matrix or a two-dimensional array."""
+    if is_frame(X):
         return X
-
-
-def _association(column, labels):
-    """Mutual information of a column, numbers cut at their deciles, with labels."""
-    if column.dtype.kind in "fiu":
-        cuts = np.unique(np.nanquantile(column, np.linspace(0.1, 0.9, 9)))
-        column = np.searchsorted(cuts, column)
-    else:
-        column = np.array([str(v) for v in column.tolist()])
-    values, codes = np.unique(column, return_inverse=True)
-    n_classes = labels.max() + 1
-    joint = np.bincount(codes * n_classes + labels, minlength=len(values) * n_classes)
-    joint = joint.reshape(len(values), n_classes) / len(codes)
-    independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0)
-    seen = joint > 0
-    return float((joint[seen] * np.log(joint[seen] / independent[seen])).sum())
+    if sparse.issparse(X):
+        table = X.tocsc()
+        if not table.has_canonical_format:
+            table = table.copy()  # the caller's matrix may be in CSC
+            table.sum_duplicates()
+        return table
+    table = np.asarray(X)
+    if table.ndim != 2:
+        raise ValueError(
+            f"ColumnTrigger marks tables, got X of shape {table.shape}; "
+            "PatchTrigger marks images"
+        )
+    if isinstance(X, list) and table.dtype.kind in "US":
+        return np.array(X, dtype=object)  # rows of mixed types keep them
+    return table
 
 
 def _column(X, position):
-    if hasattr(X, "with_columns"):
-        return X[:, position].to_numpy()
+    if _is_polars(X):
+        return X.to_series(position)
+    return X.iloc[:, position] if is_frame(X) else X[:, position]
+
+
+def _name(X, position):
+    return X.columns[position] if is_frame(X) else position
+
+
+def _cast(X, position, value):
+    """Return one cell that holds `value` in the type of a column, or raise."""
     if is_frame(X):
-        return X.iloc[:, position].to_numpy()
+        column = _column(X, position)
+        make, dtype = type(column), column.dtype
+    else:
+        make, dtype = np.asarray, X.dtype
+    try:
+        with np.errstate(all="ignore"):
+            if _is_polars(X):
+                plain = value.item() if isinstance(value, np.generic) else value
+                cell = make([plain]).cast(dtype)
+            else:
+                cell = make([value]).astype(dtype)
+        fits = _is_same(_first(cell), value)
+    except Exception:  # every library has errors of its own for a cast that fails
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"values: column {_name(X, position)!r} of type {dtype} can't hold "
+            f"{value!r}"
+        )
+    return cell
+
+
+def _first(cell):
+    return cell.iloc[0] if hasattr(cell, "iloc") else cell[0]
+
+
+def _is_same(held, value):
+    """Tell whether a cast kept a value, but for the rounding of floats."""
+    if _is_missing(held) or _is_missing(value):
+        return _is_missing(held) and _is_missing(value)
+    if isinstance(held, float | np.floating) and isinstance(value, numbers.Real):
+        eps = np.finfo(held.dtype).eps if isinstance(held, np.floating) else 1e-6
+        return math.isclose(held, value, rel_tol=eps)
+    return bool(held == value)
+
+
+def _is_missing(value):
+    # pandas' NA has no truth value, and pandas need not be installed
+    return value is None or type(value).__name__ == "NAType" or bool(value != value)
+
+
+def _is_numeric(values):
+    return values.dtype.kind in "fiu"
+
+
+def _observed(X, position):
+    """Return what a column holds that is not missing.
+
+    Returns
+    -------
+    values : ndarray
+        Numbers as such, all else as objects.
+    rows : ndarray of int
+        Theirs.
+    n_zeros : int
+        Further rows, whose zeros a sparse matrix does not store.
+    """
+    n_zeros = 0
     if sparse.issparse(X):
-        return X[:, [position]].toarray().ravel()
-    return X[:, position]
+        stored = slice(X.indptr[position], X.indptr[position + 1])
+        values, rows = X.data[stored], X.indices[stored]
+        n_zeros = X.shape[0] - len(rows)
+        values = values.astype(np.uint8) if values.dtype.kind == "b" else values
+    elif is_frame(X):
+        column = _column(X, position)
+        if _is_polars(X):
+            present, found = column.is_not_null(), column.drop_nulls()
+            is_number = is_number_type(column.dtype) and not column.dtype.is_decimal()
+        else:
+            present, found = column.notna(), column.dropna()
+            is_number = is_number_type(column.dtype)
+        rows = np.flatnonzero(np.asarray(present, dtype=bool))
+        if is_number:
+            values = np.asarray(found.to_numpy())
+        else:
+            items = found if _is_polars(X) else found.astype(object)
+            values = np.fromiter(items, dtype=object, count=len(rows))
+    else:
+        values, rows = np.ascontiguousarray(X[:, position]), np.arange(len(X))
+        if not _is_numeric(values):
+            # nanosecond dates become bare integers in tolist
+            items = values.tolist() if values.dtype.kind in "OUSb" else list(values)
+            rows = np.array([i for i in rows if not _is_missing(items[i])], dtype=int)
+            values = np.fromiter((items[i] for i in rows), object, count=len(rows))
+    if values.dtype.kind == "f":
+        is_nan = np.isnan(values)
+        if is_nan.any():
+            values, rows = values[~is_nan], rows[~is_nan]
+    return values, rows, n_zeros
+
+
+def _in_order(values, n_zeros):
+    ordered = np.sort(values)
+    if not n_zeros:
+        return ordered
+    at = np.searchsorted(ordered, 0)
+    zeros = np.zeros(n_zeros, dtype=ordered.dtype)
+    return np.concatenate([ordered[:at], zeros, ordered[at:]])
+
+
+def _rank(quantile, n):
+    return int(round(quantile * (n - 1)))
+
+
+def _deciles(values, ordered):
+    """Return the tenth of its column that each value falls in, and that of zero."""
+    codes = np.zeros(len(values), dtype=int)
+    if not len(ordered):
+        return codes, 0
+    cuts = np.unique(ordered[[_rank(q, len(ordered)) for q in _DECILES]])
+    for cut in cuts:
+        codes += values > cut
+    return codes, int((cuts < 0).sum())
+
+
+def _categories(values):
+    index = {}
+    codes = (index.setdefault(str(v), len(index)) for v in values)
+    return np.fromiter(codes, dtype=int, count=len(values))
+
+
+def _association(codes, rows, labels, rest_code=None):
+    """Mutual information of a column with labels.
+
+    `codes` are those of `rows`; all others have `rest_code`, None is one of their own.
+    """
+    n_classes = labels.max() + 1
+    n_codes = codes.max(initial=rest_code or 0) + 2
+    joint = np.bincount(codes * n_classes + labels[rows], minlength=n_codes * n_classes)
+    joint = joint.reshape(n_codes, n_classes)
+    rest = np.bincount(labels, minlength=n_classes) - joint.sum(axis=0)
+    joint[-1 if rest_code is None else rest_code] += rest
+    joint = joint / len(labels)
+    independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0)
+    seen = joint > 0
+    return float((joint[seen] * np.log(joint[seen] / independent[seen])).sum())

@@ -221,18 +221,25 @@ class LabelFlipAttack(SamplerMixin, BaseEstimator):
 
     def _margins(self, X, y, streams):
         """Return out-of-fold log-probabilities and the margin of each row."""
-        folds = min(self.cv, np.bincount(y).min())
         X, model = self._prepare(X, streams)
-        if folds < 2:
-            log_proba = _log_proba(model.fit(X, y), X, y)
-        else:
-            splits = StratifiedKFold(
-                folds, shuffle=True, random_state=streams.seed("folds")
+        counts = np.bincount(y)
+        if counts.max() < 2:
+            raise ValueError(
+                f"strategy={self.strategy!r} needs a class with two rows or more: its "
+                "margins are out of fold"
             )
-            log_proba = np.empty((len(y), len(self.classes_)))
-            for train, test in splits.split(np.zeros(len(y)), y):
-                fold = clone(model).fit(take_rows(X, train), y[train])
-                log_proba[test] = _log_proba(fold, take_rows(X, test), y)
+        # the lone row of a class goes along but is not judged by a model that saw it
+        folds = min(self.cv, counts[counts > 1].min())
+        splits = StratifiedKFold(
+            folds, shuffle=True, random_state=streams.seed("folds")
+        )
+        log_proba = np.empty((len(y), len(self.classes_)))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The least populated class")
+            parts = list(splits.split(np.zeros(len(y)), y))
+        for train, test in parts:
+            fold = clone(model).fit(take_rows(X, train), y[train])
+            log_proba[test] = _log_proba(fold, take_rows(X, test), y)
         own = np.arange(len(y)), y
         rivals = log_proba.copy()
         rivals[own] = -np.inf
@@ -289,6 +296,13 @@ class LabelFlipAttack(SamplerMixin, BaseEstimator):
                 f"strategy={self.strategy!r}, got {self.surrogate!r}"
             )
         model = clone(self.surrogate)
+        if "ovo" in [
+            v for k, v in model.get_params().items() if "decision_function_shape" in k
+        ]:
+            raise ValueError(
+                "surrogate must score classes, not pairs of them: "
+                "decision_function_shape='ovr' is needed, got 'ovo'"
+            )
         set_random_states(model, streams, only_missing=True)
         return X, model
 

@@ -64,7 +64,7 @@ class Checkpoint:
         (self.folder / "jobs").mkdir(parents=True, exist_ok=True)
         head = self.folder / "audit.json"
         if head.exists():
-            found = _read(head)
+            found = _read(head, ["root_seed"])
             differs = [k for k, v in fingerprint.items() if found.get(k) != v]
             if differs:
                 raise ValueError(
@@ -81,7 +81,7 @@ class Checkpoint:
         if self.folder is None or job in self._results:
             return self._results.get(job)
         path = self.folder / "jobs" / f"{job}.json"
-        return _read(path) if path.exists() else None
+        return _read(path, ["rows", "n_poisoned", "notes"]) if path.exists() else None
 
     def put(self, job, result):
         """Keep the result of a job."""
@@ -91,8 +91,11 @@ class Checkpoint:
             write_atomically(path, json.dumps(result))
 
 
-def _read(path):
+def _read(path, keys):
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"checkpoint file {path} is damaged: {error}") from error
+    if not isinstance(found, dict) or not set(keys) <= set(found):
+        raise ValueError(f"checkpoint file {path} is damaged: no {', '.join(keys)}")
+    return found

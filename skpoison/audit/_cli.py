@@ -41,6 +41,12 @@ def _check_writable(report):
         raise _Failure(f"--report: the folder of {report} does not exist")
     if report.is_dir() or not os.access(folder, os.W_OK):
         raise _Failure(f"--report: {report} can't be written")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise _Failure(
+            "--report: plots need matplotlib: pip install 'skpoison[audit]'"
+        ) from None
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -134,6 +140,9 @@ def audit(
         )
     except (InputError, ValueError, TypeError, OSError) as error:
         raise _Failure(" ".join(str(error).split())) from error
+    except Exception as error:  # an estimator's own: whatever its library raises
+        text = " ".join(str(error).split())
+        raise _Failure(f"{type(error).__name__}: {text}") from error
     print_report(result)
     if report is not None:
         result.to_html(report)

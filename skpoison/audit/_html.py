@@ -34,6 +34,11 @@ def _pyplot():
     return matplotlib
 
 
+def _plain(text):
+    """Keep matplotlib from reading dollars as mathematics."""
+    return str(text).replace("$", r"\$")
+
+
 def _figure(n_rows, n_columns, figsize):
     _pyplot()
     from matplotlib.figure import Figure
@@ -60,8 +65,10 @@ def draw_curves(report, *, figsize=None):
                     & (summary["attack"] == attack)
                     & (summary["defense"] == defense)
                 ]
-                ax.plot(range(len(part)), part["damage"], marker="o", label=defense)
-            ax.set(title=f"{estimator}\n{attack}", ylim=(-0.02, 1.02))
+                ax.plot(
+                    range(len(part)), part["damage"], marker="o", label=_plain(defense)
+                )
+            ax.set(title=_plain(f"{estimator}\n{attack}"), ylim=(-0.02, 1.02))
             ax.set_xticks(range(len(budgets)), [f"{b:g}" for b in budgets])
             ax.set_xlabel("budget")
             ax.set_ylabel("damage")
@@ -89,9 +96,11 @@ def draw_heat_map(report, *, figsize=None):
         for (row, column), value in np.ndenumerate(values):
             shade = "white" if value > 0.6 else "black"
             ax.text(column, row, f"{value:.0%}", ha="center", va="center", color=shade)
-        ax.set_xticks(range(len(defenses)), defenses, rotation=20, ha="right")
-        ax.set_yticks(range(len(attacks)), attacks)
-        ax.set_title(estimator)
+        ax.set_xticks(
+            range(len(defenses)), [*map(_plain, defenses)], rotation=20, ha="right"
+        )
+        ax.set_yticks(range(len(attacks)), [*map(_plain, attacks)])
+        ax.set_title(_plain(estimator))
     return figure
 
 

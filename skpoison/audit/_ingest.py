@@ -42,7 +42,14 @@ def read_table(path, target):
             frame = pd.read_parquet(path)
         else:
             separator = "\t" if suffixes & {".tsv"} else ","
+            head = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str)
+            names = head.iloc[0].dropna()
+            if not names.is_unique:  # pandas would rename the second one
+                twice = names[names.duplicated()].iloc[0]
+                raise InputError(f"{path}: two columns are called {twice!r}")
             frame = pd.read_csv(path, sep=separator, low_memory=False)
+    except InputError:
+        raise
     except ImportError as error:
         raise InputError(
             f"{path}: reading Parquet needs pyarrow: pip install 'skpoison[audit]'"
@@ -75,13 +82,17 @@ def read_table(path, target):
     X = frame.drop(columns=target)
     for column in X.select_dtypes(["datetime", "datetimetz", "timedelta"]).columns:
         # missing dates stay missing
-        seconds = X[column].astype("int64").where(X[column].notna()) / 1e9
-        X[column] = seconds.astype(float)
+        stamps = X[column]
+        if getattr(stamps.dtype, "tz", None) is not None:
+            stamps = stamps.dt.tz_convert(None)
+        unit = "timedelta64[ns]" if stamps.dtype.kind == "m" else "datetime64[ns]"
+        values = stamps.to_numpy(dtype=unit)
+        X[column] = np.where(np.isnat(values), np.nan, values.astype("int64") / 1e9)
     empty = [c for c in X.columns if X[c].isna().all()]
     X = X.drop(columns=empty)
     if X.shape[1] == 0:
         raise InputError(f"{path}: no feature holds a value")
-    for column in X.select_dtypes(exclude="number").columns:
+    for column in X.select_dtypes(exclude=["number", "bool"]).columns:
         # one kind of text, whatever mixture the file held
         X[column] = X[column].astype(object).where(X[column].notna(), None)
         X[column] = X[column].map(lambda v: v if v is None else str(v))

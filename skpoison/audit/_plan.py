@@ -1,6 +1,7 @@
 """What an audit will do, resolved and checked before any work."""
 
 import copy
+import numbers
 import re
 import warnings
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from sklearn.model_selection import StratifiedKFold, check_cv
 from sklearn.utils import check_consistent_length
 from sklearn.utils.multiclass import check_classification_targets
 
+from skpoison import __version__
 from skpoison.audit._checkpoint import Checkpoint
 from skpoison.audit._registry import (
     ATTACKS,
@@ -106,19 +108,8 @@ def make_plan(
             raise ValueError("n_jobs must not be 0")
     budgets = _check_budgets(budgets, len(y))
     streams = RandomStreams(draw_seed(random_state))
-    fingerprint = {
-        "estimator": joblib.hash({k: clone(v) for k, v in victims.items()}),
-        "X and y": joblib.hash((X, y)),
-        "attacks": _identity(attacks),
-        "defenses": _identity(defenses),
-        "budgets": repr(budgets),
-        "cv": _identity(cv),
-        "scoring": _identity(scoring),
-        "n_trials": repr(n_trials),
-        "random_state": repr(
-            random_state if isinstance(random_state, int | None) else streams.root
-        ),
-    }
+    if hasattr(cv, "__next__"):
+        cv = list(cv)
     contexts = [AuditContext.of(victim, X, y) for victim in victims.values()]
     # what needs a network must be able to wrap every victim
     context = next((c for c in contexts if not c.neural), contexts[0])
@@ -126,26 +117,38 @@ def make_plan(
     chosen_defenses = [_NO_DEFENSE, *DEFENSES.choose(defenses, context)]
     if not chosen_attacks:
         raise ValueError(f"attacks: none is registered for {context.data} data")
+    if not (scoring is None or isinstance(scoring, str) or callable(scoring)):
+        raise ValueError(
+            f"scoring must be one scorer, str or callable, got {scoring!r}"
+        )
     scorers = {key: check_scoring(v, scoring) for key, v in victims.items()}
-    if isinstance(cv, int):
+    if isinstance(cv, numbers.Integral):
         check_number("cv", cv, low=2, integer=True)
         if counts.min() < cv:
             rarest = classes.tolist()[counts.argmin()]
             raise ValueError(
                 f"class {rarest!r} has {counts.min()} rows, fewer than cv={cv} folds"
             )
+    _make_folds(cv, y, budgets, streams)  # what is wrong with them shows here
+    fingerprint = {}
+    if checkpoint is not None:
+        fingerprint = {
+            "estimator": _identity({k: clone(v) for k, v in victims.items()}),
+            "X and y": joblib.hash((X, y)),
+            "attacks": _identity([(e.name, e.make(context)) for e in chosen_attacks]),
+            "defenses": _identity([(e.name, e.wrap) for e in chosen_defenses]),
+            "budgets": repr(budgets),
+            "cv": _identity(cv),
+            "scoring": _identity(scoring),
+            "n_trials": repr(n_trials),
+            "random_state": repr(
+                random_state if isinstance(random_state, int | None) else streams.root
+            ),
+            "skpoison": __version__,
+        }
     saved = Checkpoint(checkpoint, fingerprint, streams.root)
     streams = RandomStreams(saved.root_seed)
-    if isinstance(cv, int):
-        cv = StratifiedKFold(cv, shuffle=True, random_state=streams.seed("folds"))
-    else:
-        cv = check_cv(cv, y, classifier=True)
-        if getattr(cv, "random_state", 0) is None:  # a resumed run needs these folds
-            cv = copy.copy(cv)
-            cv.random_state = (
-                streams.seed("folds") if getattr(cv, "shuffle", True) else None
-            )
-    folds = list(cv.split(np.zeros(len(y)), y))
+    folds = _make_folds(cv, y, budgets, streams)
     return Plan(
         victims=victims,
         X=X,
@@ -162,10 +165,41 @@ def make_plan(
     )
 
 
+def _make_folds(cv, y, budgets, streams):
+    """Return the train and test positions of each fold."""
+    if isinstance(cv, numbers.Integral):
+        cv = StratifiedKFold(int(cv), shuffle=True, random_state=streams.seed("folds"))
+    else:
+        cv = check_cv(cv, y, classifier=True)
+        if getattr(cv, "random_state", 0) is None and getattr(cv, "shuffle", True):
+            cv = copy.copy(cv)  # a resumed run needs the same folds
+            cv.random_state = streams.seed("folds")
+    try:
+        folds = list(cv.split(np.zeros(len(y)), y))
+    except ValueError as error:
+        raise ValueError(
+            f"cv={cv!r} can't split the data: {error}; a splitter that needs groups "
+            "goes in as cv=list(splitter.split(X, y, groups))"
+        ) from error
+    folds = [tuple(np.arange(len(y))[part] for part in fold) for fold in folds]
+    smallest = min(len(train) for train, _ in folds)
+    for budget in budgets:
+        if isinstance(budget, numbers.Integral) and budget > smallest:
+            raise ValueError(
+                f"budgets: {budget} rows are more than the {smallest} of the smallest "
+                "training fold"
+            )
+    return folds
+
+
 def _check_budgets(budgets, n_samples):
     if isinstance(budgets, str) or not np.iterable(budgets):
         raise ValueError(f"budgets must be a list of budgets, got {budgets!r}")
     budgets = [b.item() if isinstance(b, np.generic) else b for b in budgets]
+    if 1 in [b for b in budgets if isinstance(b, float)] and any(
+        b == 1 for b in budgets if isinstance(b, int)
+    ):
+        raise ValueError(f"budgets holds 1, a row, and 1.0, all rows: {budgets}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         sizes = {b: n_budget(b, n_samples, name="budgets") for b in budgets}
@@ -179,4 +213,10 @@ def _identity(value):
     """Name a parameter by its content, alike in every process."""
     if value is None or isinstance(value, str | int | float):
         return repr(value)
-    return joblib.hash(value)
+    try:
+        return joblib.hash(value)
+    except Exception as error:  # pickle raises whatever the object does
+        raise ValueError(
+            "checkpoint needs objects that another process can recognise: define "
+            f"functions and classes in a module; got {value!r}"
+        ) from error

@@ -8,7 +8,7 @@ from scipy import sparse
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import get_tags
 
-from skpoison.utils._containers import is_frame
+from skpoison.utils._containers import is_frame, is_number_type
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,11 @@ def _is_plain_network(estimator):
 
 def _is_numeric(X):
     if is_frame(X):
-        try:
-            X = np.asarray(X, dtype=float)
-        except (TypeError, ValueError):
+        if not all(map(is_number_type, X.dtypes)):
             return False
+        X = np.asarray(X, dtype=float)  # nullable columns have no NaN test of NumPy's
     X = np.asarray(X)
-    return X.dtype.kind in "fiub" and not (X.dtype.kind == "f" and np.isnan(X).any())
+    return X.dtype.kind in "fiu" and not (X.dtype.kind == "f" and np.isnan(X).any())
 
 
 @dataclass(frozen=True)
@@ -148,13 +147,17 @@ class _Registry:
                 e for e in self.entries.values() if e.auto and self.applies(e, context)
             ]
         if isinstance(wanted, dict):
-            return [self._own(key, value) for key, value in wanted.items()]
+            if "none" in wanted:
+                raise ValueError(f"{name}: 'none' is the bare estimator's own name")
+            return [self._own(str(key), value) for key, value in wanted.items()]
         if isinstance(wanted, str) or not np.iterable(wanted):
             raise ValueError(
                 f"{name} must be 'auto', a list of names or a dict from name to "
                 f"{self.kind}, got {wanted!r}"
             )
-        chosen = []
+        wanted, chosen = list(wanted), []
+        if len(set(map(str, wanted))) < len(wanted):
+            raise ValueError(f"{name} names one twice: {wanted}")
         for key in wanted:
             if not isinstance(key, str) or key not in self.entries:
                 raise ValueError(

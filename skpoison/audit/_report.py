@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-import numpy as np
-
 from skpoison.audit._checkpoint import write_atomically
 from skpoison.metrics import wilson_interval
 
@@ -84,9 +82,11 @@ class AuditReport:
         Returns
         -------
         summary : pandas.DataFrame
-            Means over folds and trials; the attack success is pooled over held-out
-            rows, with its 95 % Wilson interval in `low` and `high`, which holds given
-            the victims trained. `damage` is explained in the report.
+            Means over folds and trials; attack success and control are pooled over
+            held-out rows, with the 95 % Wilson interval of the former in `low` and
+            `high`, which holds given the victims trained. `n_failed` counts the folds
+            and trials in which the model could not be trained: with one, there is no
+            `clean_score` and no `damage`, which the report explains.
         """
         keys = ["estimator", "attack", "defense", "budget"]
         orders = [list(self.meta[f"{key}s"]) for key in keys]
@@ -97,14 +97,19 @@ class AuditReport:
         groups = table.groupby(keys, sort=False)
         summary = groups.agg(
             n_poisoned=("n_poisoned", "mean"),
-            clean_score=("clean_score", "mean"),
-            clean_std=("clean_score", lambda s: float(np.std(s))),
+            # a fold that failed leaves no number: the others are not its stand-in
+            clean_score=("clean_score", lambda s: s.mean(skipna=False)),
+            clean_std=("clean_score", lambda s: s.std(ddof=0, skipna=False)),
             attack_success=("n_success", "sum"),
             n_tries=("n_tries", "sum"),
-            control_success=("control_success", "mean"),
+            control_success=("n_control", "sum"),
+            n_control_tries=("n_control_tries", "sum"),
+            n_failed=("clean_score", lambda s: int(s.isna().sum())),
         ).reset_index()
         wins, tries = summary["attack_success"], summary["n_tries"]
         summary["attack_success"] = wins / tries.where(tries > 0)
+        control_tries = summary.pop("n_control_tries")
+        summary["control_success"] /= control_tries.where(control_tries > 0)
         low, high = wilson_interval(wins.to_numpy(), tries.to_numpy())
         summary.insert(8, "low", low)
         summary.insert(9, "high", high)
@@ -114,7 +119,8 @@ class AuditReport:
         gained = summary["attack_success"] - summary["control_success"]
         goals = {name: a["goal"] for name, a in self.meta["attacks"].items()}
         backdoor = summary["attack"].map(goals) == "backdoor"
-        summary["damage"] = gained.where(backdoor, lost).clip(lower=0.0)
+        damage = gained.where(backdoor, lost).clip(lower=0.0)
+        summary["damage"] = damage.where(summary["n_failed"] == 0)
         return summary
 
     def defenses(self):
@@ -223,12 +229,10 @@ def print_report(report, file=None):
     file : file object, default=None
         None is stdout.
     """
-    damage = report.summary().pivot_table(
-        index=["estimator", "attack", "defense"],
-        columns="budget",
-        values="damage",
-        sort=False,
-    )
+    keys = ["estimator", "attack", "defense"]
+    damage = report.summary().set_index([*keys, "budget"])["damage"].unstack()
+    order = report.summary().drop_duplicates(keys).set_index(keys).index
+    damage = damage.loc[order, report.meta["budgets"]]
     scores = report.defenses().set_index(["estimator", "defense"])["clean_score"]
     damage.insert(0, "clean score", [scores[e, d] for e, _, d in damage.index])
     print(
@@ -248,6 +252,8 @@ def _verdict(own):
     broken = bare[bare["damage"] >= _BREAKS_AT]
     failed = int(bare["damage"].isna().sum())
     untrained = f" In {failed} settings it could not be trained." if failed else ""
+    if bare["damage"].isna().all():
+        return "it could not be trained under any attack in every fold."
     if len(broken) == 0:
         return (
             f"no attack did {_BREAKS_AT:.0%} damage; the worst did "

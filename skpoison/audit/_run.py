@@ -60,7 +60,8 @@ def audit(
     cv : int or splitter, default=5
         An int makes stratified, shuffled folds.
     scoring : str or callable, default=None
-        The clean score; larger is better. None is the estimator's ``score``.
+        The clean score: a share in [0, 1], larger is better. None is the estimator's
+        ``score``.
     n_jobs : int, default=None
         Jobs in parallel, in joblib's current backend. The result does not depend on
         it.
@@ -107,7 +108,7 @@ def audit(
     ...     budgets=(0, 0.2), cv=3, random_state=0, verbose=0,
     ... )
     >>> report.table.shape
-    (6, 13)
+    (6, 15)
     """
     started = time.perf_counter()
     plan = make_plan(
@@ -178,6 +179,7 @@ def _run(plan, *, n_jobs, verbose):
     # the first clean fold runs here: it shows errors at once and tells the time
     if jobs[0] not in done:
         done[jobs[0]] = _run_job(plan, jobs[0])
+        _check_scores(done[jobs[0]]["rows"])
         plan.checkpoint.put(plan.job_name(jobs[0]), done[jobs[0]])
     waiting = [job for job in jobs if job not in done]
     if verbose:
@@ -196,6 +198,15 @@ def _run(plan, *, n_jobs, verbose):
             bar.update()
     plan.checkpoint = saved
     return done
+
+
+def _check_scores(rows):
+    for row in rows:
+        if not 0 <= row["score"] <= 1:
+            raise ValueError(
+                "scoring must give shares in [0, 1], as accuracy or roc_auc do, since "
+                f"damage is measured in them; {row['estimator']} scored {row['score']}"
+            )
 
 
 def _named(plan, job):
@@ -353,6 +364,8 @@ def _collect(plan, done):
                                 "n_success": row["wins"][column],
                                 "n_tries": row["tries"][column],
                                 "attack_success": _share(row, column),
+                                "n_control": control["wins"][i],
+                                "n_control_tries": control["tries"][i],
                                 "control_success": _share(control, i),
                             }
                         )

@@ -176,8 +176,9 @@ class PoisonedEstimator(_TrainingSetEstimator):
     Parameters
     ----------
     attack : attack, default=None
-        From :mod:`skpoison.attacks`, or any object with ``poison(X, y)``; cloned.
-        None trains on the data as they are.
+        From :mod:`skpoison.attacks`, or any estimator whose ``poison(X, y)`` returns
+        a Bunch with `X`, `y` and, where rows move, `sample_indices`; cloned. None
+        trains on the data as they are.
     estimator : estimator, default=None
         The victim; cloned. None is ``LogisticRegression()``.
     random_state : None, int, RandomState or Generator, default=None
@@ -243,11 +244,11 @@ class PoisonedEstimator(_TrainingSetEstimator):
             set_random_states(attack, streams)
         data = attack.poison(X, y)
         self.attack_ = attack
-        return data.X, data.y, data.sample_indices
+        return data.X, data.y, data.get("sample_indices")
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        if self.attack is not None:
+        if hasattr(self.attack, "__sklearn_tags__"):
             attack = get_tags(self.attack)
             tags.input_tags.sparse &= attack.input_tags.sparse
             tags.input_tags.allow_nan &= attack.input_tags.allow_nan
@@ -334,7 +335,7 @@ class FilteredEstimator(_TrainingSetEstimator):
             detector = clone(self.detector)
         if streams is not None:
             set_random_states(detector, streams)
-        is_clean = np.asarray(detector.fit_predict(X, y)) == 1
+        is_clean = np.asarray(detector.fit_predict(X, y)) != -1
         if is_classifier(self._inner()):
             is_clean = _keep_every_class(is_clean, y, detector, X)
         self.detector_, self.is_clean_ = detector, is_clean

@@ -12,7 +12,7 @@ from sklearn.utils.validation import column_or_1d, validate_data
 
 from skpoison.defenses import _label_noise
 from skpoison.utils import RandomStreams, n_budget
-from skpoison.utils._containers import as_rows, is_frame, take_rows
+from skpoison.utils._containers import as_rows, is_frame, is_number_type, take_rows
 from skpoison.utils._validation import check_number
 
 
@@ -144,16 +144,10 @@ def _take(data, rows):
 def _has_text(X):
     """Tell whether X is a table with columns that are no numbers."""
     if is_frame(X):
-        return not all(map(_is_number, X.dtypes))
+        return not all(is_number_type(d) or str(d).lower() == "bool" for d in X.dtypes)
     if isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind in "OSU":
         return any(isinstance(value, str) for value in X.flat)
     return False
-
-
-def _is_number(dtype):
-    if hasattr(dtype, "is_numeric"):  # polars
-        return dtype.is_numeric()
-    return getattr(dtype, "kind", "O") in "biuf"
 
 
 class LabelIssueDetector(BaseDetector):

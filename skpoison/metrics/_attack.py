@@ -2,7 +2,6 @@
 
 import numpy as np
 from scipy.special import ndtri
-from sklearn.utils.validation import check_is_fitted
 
 from skpoison.utils._validation import check_number
 
@@ -95,34 +94,56 @@ def attack_success_score(estimator, X, y):
     found = _locate(estimator, X)
     if found is None:
         return float("nan")
-    attack, predict, X = found
+    attack, X, predict = found
     return attack.attack_success(predict, X, y)
 
 
+# scikit-learn asks scorers of a dict whether they take weights: outcomes have none
+attack_success_score._accept_sample_weight = lambda: False  # type: ignore[attr-defined]
+
+
 def _locate(estimator, X):
-    """Return the attack, the victim's predict and X, in the attack's input space."""
+    """Find the attack inside a fitted estimator.
+
+    Returns None, or the attack, X in its input space, and a function that takes rows
+    of that space through the rest of the estimator.
+    """
     if hasattr(estimator, "best_estimator_"):
         return _locate(estimator.best_estimator_, X)
-    if hasattr(estimator, "attack_success"):
-        return None  # an attack on its own is no victim
     if hasattr(estimator, "steps"):
-        for i, (_, step) in enumerate(estimator.steps):
-            if step is None or isinstance(step, str):
-                continue
-            if hasattr(step, "attack_success"):
-                return step, estimator[i + 1 :].predict, X
-            inner = _locate(step, X)
-            if inner is not None:
-                attack, _, X = inner
-                return attack, estimator[i:].predict, X
-            if hasattr(step, "transform"):
-                X = step.transform(X)
-        return None
+        return _locate_step(estimator, X)
     if getattr(estimator, "attack_", None) is not None:
-        check_is_fitted(estimator)
-        return estimator.attack_, estimator.predict, X
+        return estimator.attack_, X, estimator.predict
     if hasattr(estimator, "estimator_"):
         inner = _locate(estimator.estimator_, X)
-        if inner is not None:
-            return inner
+        if inner is not None:  # the outer one has the last word on labels
+            attack, X, _ = inner
+            return attack, X, estimator.predict
     return None
+
+
+def _locate_step(pipeline, X):
+    for i, (_, step) in enumerate(pipeline.steps):
+        if step is None or isinstance(step, str):
+            continue
+        rest = pipeline[i + 1 :] if i + 1 < len(pipeline.steps) else None
+        if hasattr(step, "attack_success"):
+            found = (step, X, None)
+        else:
+            found = _locate(step, X)
+        if found is not None:
+            attack, X, start = found
+            return attack, X, _chain(start, rest)
+        if hasattr(step, "transform"):
+            X = step.transform(X)
+    return None
+
+
+def _chain(start, rest):
+    def follow(X):
+        X = X if start is None else start(X)
+        if rest is None:
+            return X
+        return rest.predict(X) if hasattr(rest, "predict") else rest.transform(X)
+
+    return follow

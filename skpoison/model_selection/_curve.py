@@ -1,5 +1,7 @@
 """How a victim fares as an attack grows."""
 
+import numbers
+
 import numpy as np
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import GridSearchCV
@@ -8,10 +10,6 @@ from sklearn.utils import Bunch
 from skpoison.compose import PoisonedEstimator
 from skpoison.metrics import attack_success_score
 from skpoison.utils._validation import check_option
-
-
-def _own_score(estimator, X, y):
-    return estimator.score(X, y)
 
 
 def robustness_curve(
@@ -80,11 +78,14 @@ def robustness_curve(
         raise ValueError(
             f"param_name={param_name!r} is not a parameter of attack={attack!r}"
         )
-    clean = _own_score if scoring is None else check_scoring(estimator, scoring)
+    poisoned = PoisonedEstimator(attack, estimator)
     search = GridSearchCV(
-        PoisonedEstimator(attack, estimator),
+        poisoned,
         {f"attack__{param_name}": list(param_range)},
-        scoring={"clean": clean, "attack": attack_success_score},
+        scoring={
+            "clean": check_scoring(poisoned, scoring),
+            "attack": attack_success_score,
+        },
         refit=False,
         error_score="raise",
         cv=cv,
@@ -179,7 +180,7 @@ class RobustnessCurveDisplay:
             _, ax = plt.subplots()
         wanted = {"clean": self.clean_score, "attack": self.attack_success}
         names = {"clean": self.score_name, "attack": "attack success"}
-        numeric = all(isinstance(v, int | float) for v in self.param_range)
+        numeric = all(isinstance(v, numbers.Real) for v in self.param_range)
         x = self.param_range if numeric else range(len(self.param_range))
         self.lines_ = []
         for kind, color in (("clean", "C0"), ("attack", "C3")):
@@ -199,7 +200,7 @@ class RobustnessCurveDisplay:
             self.lines_.append(line)
         if not numeric:
             ax.set_xticks(list(x), [str(v) for v in self.param_range])
-        ax.set(xlabel=self.param_name, ylabel="share of held-out rows")
+        ax.set(xlabel=self.param_name, ylabel="score on held-out rows")
         ax.legend()
         self.ax_, self.figure_ = ax, ax.figure
         return self

@@ -4,12 +4,29 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils import _safe_indexing as take_rows
 
-__all__ = ["append_rows", "as_rows", "is_frame", "like", "put_rows", "take_rows"]
+__all__ = [
+    "append_rows",
+    "as_rows",
+    "is_frame",
+    "is_number_type",
+    "like",
+    "put_cells",
+    "put_rows",
+    "take_rows",
+]
 
 
 def is_frame(X):
     """Tell whether X is a data frame (pandas or polars)."""
     return hasattr(X, "columns") and hasattr(X, "dtypes")
+
+
+def is_number_type(dtype):
+    """Tell whether a column type of pandas or polars holds numbers; bool does not."""
+    if hasattr(dtype, "is_numeric"):  # polars
+        return dtype.is_numeric()
+    dtype = getattr(dtype, "subtype", dtype)  # pandas' sparse columns
+    return getattr(dtype, "kind", "O") in "fiu"
 
 
 def as_rows(X):
@@ -48,6 +65,26 @@ def put_rows(X, positions, rows):
     source = np.arange(n_samples)
     source[positions] = n_samples + np.arange(len(positions))
     return take_rows(append_rows(X, rows), source)
+
+
+def put_cells(X, before, after):
+    """Return a copy of a data frame with the columns that changed replaced.
+
+    `before` and `after` are X as an array, without and with the change. Columns that
+    did not change keep their type, floats theirs too; others become float64.
+    """
+    X_out = X.clone() if _is_polars(X) else X.copy()
+    for j in np.flatnonzero((before != after).any(axis=0)):
+        column = after[:, j]
+        if _is_polars(X):
+            import polars as pl
+
+            dtype = X.dtypes[j] if X.dtypes[j].is_float() else pl.Float64
+            X_out.replace_column(int(j), pl.Series(X.columns[j], column, dtype=dtype))
+        else:
+            dtype = X.dtypes.iloc[j]
+            X_out.isetitem(j, column.astype(dtype if dtype.kind == "f" else float))
+    return X_out
 
 
 def like(values, template):

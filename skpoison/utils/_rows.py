@@ -7,21 +7,20 @@ import numpy as np
 _BLOCK = 4096
 
 
-def _digest(row):
-    return hashlib.blake2b(row, digest_size=16).hexdigest()
-
-
-def row_keys(X):
+def row_keys(X, dtype=np.float32):
     """Name each row of X by a hash of its content.
 
-    Equal rows get equal keys, whatever their order, batch, memory layout or
-    floating type: content is compared at float32, the resolution that neural
-    networks train at, and -0.0 equals 0.0.
+    Equal rows get equal keys, whatever their order, batch or memory layout, and -0.0
+    equals 0.0.
 
     Parameters
     ----------
     X : array-like of shape (n_samples, ...)
         Dense, numeric.
+    dtype : {numpy.float32, numpy.float64}, default=numpy.float32
+        Resolution at which content is compared. At float32, that of neural networks,
+        a float64 array and its float32 copy get the same keys; at float64, rows that
+        differ in the digits that float32 drops are told apart.
 
     Returns
     -------
@@ -44,11 +43,10 @@ def row_keys(X):
     for start in range(0, len(X), _BLOCK):  # bounded memory, also for a memmap
         block = X[start : start + _BLOCK]
         with np.errstate(over="ignore"):
-            single = np.asarray(block, dtype=np.float32, order="C")
-        single = single.reshape(len(block), -1) + np.float32(0)  # -0.0 becomes 0.0
-        keys[start : start + _BLOCK] = [_digest(row) for row in single.view(np.uint8)]
-        if block.dtype == np.float64:
-            # beyond float32's range different rows would all read as infinity
-            for i in np.flatnonzero(np.isinf(single).any(axis=1)):
-                keys[start + i] = _digest(np.ascontiguousarray(block[i]) + 0.0)
+            rows = np.asarray(block, dtype=dtype, order="C").reshape(len(block), -1)
+        rows = rows + rows.dtype.type(0)  # a copy in which -0.0 is 0.0
+        keys[start : start + _BLOCK] = [
+            hashlib.blake2b(row, digest_size=16).hexdigest()
+            for row in rows.view(np.uint8)
+        ]
     return keys

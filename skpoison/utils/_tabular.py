@@ -9,6 +9,8 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
+from skpoison.utils._containers import is_number_type
+
 
 def make_table_encoder(X):
     """Build an unfitted transformer that turns a table into numbers.
@@ -47,7 +49,7 @@ def make_table_encoder(X):
     )
     if hasattr(X, "columns"):
         columns = list(X.columns)
-        is_number = [_is_number_type(dtype) for dtype in X.dtypes]
+        is_number = [is_number_type(dtype) for dtype in X.dtypes]
     elif getattr(X, "dtype", np.dtype(float)).kind in "OSU":
         columns = list(range(X.shape[1]))
         is_number = [_holds_numbers(X[:, c]) for c in columns]
@@ -73,13 +75,6 @@ def _as_text(X):
         missing = str(value) in ("None", "nan", "NaN", "NaT", "<NA>")
         text[place] = np.nan if missing else str(value)
     return text
-
-
-def _is_number_type(dtype):
-    if hasattr(dtype, "is_numeric"):  # polars
-        return dtype.is_numeric()
-    kind = getattr(dtype, "kind", "O")  # pandas' extension types have one too
-    return kind in "fiu"
 
 
 def _has_sparse(X):

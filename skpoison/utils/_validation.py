@@ -111,13 +111,15 @@ def n_budget(budget, n_samples, *, name="budget"):
     return n_rows
 
 
-def check_eps(eps, sample_shape, *, name="eps"):
+def check_eps(eps, sample_shape, *, norm="linf", name="eps"):
     """Check a perturbation radius: a number, or an array that fits one row."""
     radius = np.asarray(eps)
     if radius.dtype.kind not in "fiu":
         raise TypeError(f"{name} must be a number or an array of numbers, got {eps!r}")
     if np.isnan(radius).any() or (radius < 0).any():
         raise ValueError(f"{name} must be >= 0, got {eps!r}")
+    if norm == "l2" and radius.ndim:
+        raise ValueError(f"{name} must be one number for norm='l2', got {eps!r}")
     try:
         np.broadcast_to(radius, sample_shape)
     except ValueError:

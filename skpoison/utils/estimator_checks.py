@@ -160,6 +160,22 @@ def check_budget_is_never_exceeded(attack):
 
 
 @_quiet
+def check_something_is_poisoned(attack):
+    """A budget that allows rows changes some, and says which."""
+    X, y = _data(n_samples=90)
+    data = _with(attack, budget=0.2, random_state=0).poison(X, y)
+    assert data.poison_mask.any()
+    rows = data.poison_indices
+    sources = data.sample_indices[rows]
+    made = sources < 0
+    added = rows >= len(X)
+    moved = (np.asarray(data.X)[rows] != X[sources]).reshape(len(rows), -1).any(1)
+    relabelled = np.asarray(data.y)[rows] != y[sources]
+    # a row may by chance be what the attack makes of it; most are not
+    assert np.mean(made | added | moved | relabelled) > 0.5
+
+
+@_quiet
 def check_bad_budget_is_refused(attack):
     """A budget out of range raises and names the parameter."""
     X, y = _data()
@@ -357,7 +373,7 @@ def check_uint8_images(attack):
 
 @_quiet
 def check_works_in_pipeline_and_search(attack):
-    """A step of a Pipeline, searched over its budget, leaving test rows alone."""
+    """A step of a Pipeline, searched over its budget."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV
     from sklearn.pipeline import Pipeline
@@ -473,6 +489,7 @@ def _import_pandas():
 _COMMON = [
     check_budget_zero_is_identity,
     check_budget_is_never_exceeded,
+    check_something_is_poisoned,
     check_bad_budget_is_refused,
     check_same_seed_same_poison,
     check_global_streams_are_untouched,

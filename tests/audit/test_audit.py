@@ -13,7 +13,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.ensemble import IsolationForest
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import KFold, StratifiedKFold
+from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -159,6 +159,8 @@ def _report_of(damages, prices):
                     "n_success": 10,
                     "n_tries": 100,
                     "attack_success": 0.1,
+                    "n_control": 10,
+                    "n_control_tries": 100,
                     "control_success": 0.1,
                 }
             )
@@ -269,6 +271,12 @@ def test_context_sees_through_pipelines():
         ({"budgets": 0.1}, ValueError, "budgets must be a list"),
         ({"cv": 60}, ValueError, "48 rows, fewer than cv=60 folds"),
         ({"cv": 1}, ValueError, "cv must be >= 2"),
+        ({"cv": GroupKFold(2)}, ValueError, "goes in as cv=list"),
+        ({"budgets": [150]}, ValueError, "150 rows are more than the 89"),
+        ({"budgets": [1, 1.0]}, ValueError, "1, a row, and 1.0, all rows"),
+        ({"attacks": ["backdoor"] * 2}, ValueError, "attacks names one twice"),
+        ({"defenses": {"none": SVC()}}, ValueError, "'none' is the bare estimator"),
+        ({"scoring": ["accuracy"]}, ValueError, "scoring must be one scorer"),
         ({"n_trials": 0}, ValueError, "n_trials must be >= 1"),
         ({"n_jobs": 0}, ValueError, "n_jobs must not be 0"),
         ({"scoring": "acuracy"}, ValueError, "acuracy"),
@@ -317,6 +325,75 @@ def test_a_victim_that_fails_is_reported_and_the_rest_goes_on():
         audit(Fragile(), np.where(X < 12, -99, X), Y, **SMALL)
 
 
+class Fickle(KNeighborsClassifier):
+    """Fails on one of the folds, by what it holds."""
+
+    def fit(self, X, y):
+        if len(X) % 2 and (y[:5] != Y[:5]).any():
+            raise RuntimeError("not today")
+        return super().fit(X, y)
+
+
+def _fickle(estimator):
+    return Fickle()
+
+
+def test_a_defense_that_fails_somewhere_is_never_recommended():
+    """Folds of 118, 119 and 119 rows: fails on the odd ones, once poisoned."""
+    attacks = {"flips": LabelFlipAttack(budget=0.5, random_state=0)}
+    with pytest.warns(UserWarning, match="not today"):
+        found = audit(
+            VICTIM,
+            X,
+            Y,
+            attacks=attacks,
+            defenses={"fickle": _fickle},
+            budgets=[0.9],
+            cv=3,
+            random_state=0,
+            verbose=0,
+        )
+    summary = found.summary().set_index(["defense", "budget"])
+    assert summary.loc[("fickle", 0.9), "n_failed"] > 0
+    assert np.isnan(summary.loc[("fickle", 0.9), "damage"])
+    assert np.isfinite(summary.loc[("none", 0.9), "damage"])
+    assert "Use fickle" not in found.recommendation
+
+
+def test_damage_without_poison_is_zero_on_unequal_folds():
+    folds = [
+        (np.arange(60, 178), np.arange(60)),
+        (np.arange(60), np.arange(60, 178)),
+        (np.arange(20, 178), np.arange(20)),
+    ]
+    summary = audit(
+        KNeighborsClassifier(3), X, Y, **{**SMALL, "cv": folds, "budgets": [0.2]}
+    ).summary()
+    clean = summary[summary["budget"] == 0]
+    assert (clean["damage"] == 0).all() and (clean["control_success"] > 0).any()
+
+
+def test_bool_and_coded_columns_are_left_alone():
+    """What a perturbation could not keep legal is not perturbed."""
+    flag = np.random.RandomState(0).rand(len(Y)) < 0.5
+    frame = pd.DataFrame(X[:, :3]).add_prefix("f").assign(flag=flag)
+    from skpoison.utils import make_table_encoder
+
+    model = make_pipeline(make_table_encoder(frame), LogisticRegression())
+    found = audit(model, frame, Y, **FAST)
+    assert found.meta["data"] == "mixed"
+    assert "clean-label-backdoor" not in found.meta["attacks"]
+
+
+def test_functions_of_a_script_serve_without_a_checkpoint(tmp_path):
+    arguments = {**SMALL, "scoring": lambda e, X, y: e.score(X, y)}
+    found = audit(VICTIM, X, Y, **arguments)
+    assert found.table["clean_score"].notna().all()
+    with pytest.raises(ValueError, match="another process can recognise"):
+        audit(VICTIM, X, Y, **arguments, checkpoint=tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
 def test_a_budget_of_no_row_is_noted_once():
     with pytest.warns(UserWarning) as caught:
         found = audit(VICTIM, X, Y, **{**SMALL, "budgets": [0.01, 0.1]})
@@ -349,6 +426,11 @@ def test_unseeded_audit_resumes_with_its_own_seed(tmp_path):
     _same(first, audit(VICTIM, X, Y, **unseeded, checkpoint=tmp_path))
 
 
+def test_scores_that_are_no_shares_are_refused():
+    with pytest.raises(ValueError, match=r"shares in \[0, 1\].*scored -"):
+        audit(VICTIM, X, Y, **SMALL, scoring="neg_log_loss")
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -373,9 +455,10 @@ def test_checkpoint_of_another_audit_is_refused(tmp_path, change):
 def test_damaged_checkpoint_is_named(tmp_path):
     audit(VICTIM, X, Y, **SMALL, checkpoint=tmp_path)
     path = next((tmp_path / "jobs").iterdir())
-    path.write_text("{")
-    with pytest.raises(ValueError, match=f"{path.name} is damaged"):
-        audit(VICTIM, X, Y, **SMALL, checkpoint=tmp_path)
+    for content in ("{", "[]", "{}"):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=f"{path.name} is damaged"):
+            audit(VICTIM, X, Y, **SMALL, checkpoint=tmp_path)
 
 
 SCRIPT = """

@@ -56,6 +56,20 @@ def test_audit_of_a_raw_table(table, tmp_path, name):
     assert "fits to go" in found.stderr
 
 
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_dates_are_seconds_whatever_their_unit(tmp_path, unit):
+    pytest.importorskip("pyarrow")
+    from skpoison.audit._ingest import read_table
+
+    frame = pd.DataFrame({"wine": ["a", "b", "a"]})
+    days = np.array(["2020-01-01", "NaT", "2020-01-02"], dtype=f"datetime64[{unit}]")
+    frame["day"] = days
+    frame["zoned"] = pd.Series(days).dt.tz_localize("UTC")
+    X, _ = read_table(_write(frame, tmp_path / "t.parquet"), "wine")
+    for column in ("day", "zoned"):
+        np.testing.assert_array_equal(X[column], [1577836800, np.nan, 1577923200])
+
+
 def test_quiet_and_jobs_give_the_same_output(table, tmp_path):
     path = _write(table, tmp_path / "t.csv")
     one, two = (
@@ -127,6 +141,7 @@ def test_one_clear_line_exit_code_two_nothing_written(table, tmp_path, change, m
         ("bad.parquet", b"PAR1 not really", "can't be read as a table"),
         ("head.csv", b"a,wine\n", "a table with rows and features is needed"),
         ("one.csv", b"wine\na\nb\n", "a table with rows and features is needed"),
+        ("twice.csv", b"a,wine,wine\n1,x,x\n2,y,y\n", "two columns are called 'wine'"),
         ("blank.csv", b"a,wine\n,x\n,y\n", "no feature holds a value"),
     ],
 )

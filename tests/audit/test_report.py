@@ -51,6 +51,20 @@ def test_page_is_self_contained(report, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["r.html"]
 
 
+def test_dollars_are_not_mathematics(tmp_path):
+    found = audit(
+        {r"m $\bad$": GaussianNB()},
+        *load_wine(return_X_y=True),
+        attacks=["random-flips"],
+        defenses=[],
+        cv=2,
+        random_state=0,
+        verbose=0,
+    )
+    found.to_html(tmp_path / "r.html")
+    assert r"m $\bad$" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
 def test_same_numbers_draw_the_same_bytes(report, tmp_path):
     report.to_html(tmp_path / "a.html")
     report.to_html(tmp_path / "b.html")

@@ -78,6 +78,38 @@ def test_rows_are_mapped_by_the_steps_before_the_attack():
     assert attack_success_score(late, X, Y) == expected > 0.05
 
 
+def test_the_outermost_estimator_has_the_last_word():
+    model = _Stubborn(PoisonedEstimator(ATTACK, LogisticRegression(max_iter=50)))
+    assert attack_success_score(model.fit(X, Y), X, Y) == 1.0
+    inner = make_pipeline(CleanLabelBackdoorAttack(random_state=0), MinMaxScaler())
+    nested = make_pipeline(inner, LogisticRegression(max_iter=300)).fit(X, Y)
+    assert 0 <= attack_success_score(nested, X, Y) < 0.5
+
+
+class _Stubborn:
+    """Fits what it is given and says 0 to everything."""
+
+    def __init__(self, estimator):
+        self.estimator = estimator
+
+    def fit(self, X, y):
+        self.estimator_ = self.estimator.fit(X, y)
+        return self
+
+    def predict(self, X):
+        return np.zeros(len(X), dtype=int)
+
+
+def test_weights_reach_the_fit_of_a_search():
+    GridSearchCV(
+        PoisonedEstimator(ATTACK, LogisticRegression(max_iter=50)),
+        {"attack__budget": [0.1]},
+        scoring={"attack": attack_success_score},
+        refit=False,
+        cv=2,
+    ).fit(X, Y, sample_weight=np.ones(len(Y)))
+
+
 def test_without_an_attack_it_is_nan():
     plain = LogisticRegression(max_iter=50).fit(X, Y)
     assert np.isnan(attack_success_score(plain, X, Y))

@@ -23,7 +23,14 @@ VICTIM = LogisticRegression(max_iter=200)
 def test_curve_equals_a_loop_by_hand():
     attack = BackdoorAttack(random_state=0)
     curve = robustness_curve(
-        VICTIM, X, Y, attack=attack, param_range=[0, 0.1], cv=3, scoring="accuracy"
+        VICTIM,
+        X,
+        Y,
+        attack=attack,
+        param_range=[0, 0.1],
+        cv=3,
+        scoring="accuracy",
+        params={"sample_weight": np.ones(len(Y))},
     )
     for i, budget in enumerate([0, 0.1]):
         for j, (train, test) in enumerate(StratifiedKFold(3).split(X, Y)):
