@@ -35,7 +35,7 @@ class _ImageTrigger(BaseEstimator):
         return shape
 
     def fit(self, X, y=None):
-        """Read from X what the trigger needs of it: shape and range.
+        """Read from X what the trigger needs of it: shape, range and type.
 
         Parameters
         ----------
@@ -49,6 +49,7 @@ class _ImageTrigger(BaseEstimator):
         X = np.asarray(X)
         self.low_, self.high_ = X.min(), X.max()
         self._prepare(self._shape(X))
+        self.apply(X[:1])  # what X's type can't hold is refused here
         return self
 
     def apply(self, X):
@@ -60,15 +61,29 @@ class _ImageTrigger(BaseEstimator):
 
         Returns
         -------
-        X_marked : ndarray like X
+        X_marked : ndarray like X, or list of ndarray where X is a list
+            Integer images are rounded and stay in their type's range. Pixels that
+            the trigger does not touch keep their values.
         """
         check_is_fitted(self, "low_")
+        if isinstance(X, list):
+            return list(self.apply(np.asarray(X)))
         X = np.asarray(X)
         images = X.reshape(len(X), *self._shape(X))
         marked = self._mark(images)
-        if X.dtype.kind in "iu":
-            marked = np.rint(np.clip(marked, self.low_, self.high_))
+        if X.dtype.kind in "iu" and marked.dtype != X.dtype:
+            limits = np.iinfo(X.dtype)
+            pixels = np.rint(np.clip(marked, limits.min, limits.max)).astype(X.dtype)
+            # floats do not hold every integer: what is untouched takes no detour
+            marked = np.where(marked == images, images, pixels)
         return marked.astype(X.dtype, copy=False).reshape(X.shape)
+
+
+def _check_pair(name, value, *, low):
+    """Check that a parameter is two integers that are at least `low`."""
+    if np.shape(value) != (2,):
+        raise ValueError(f"{name} must hold two integers, got {value!r}")
+    return tuple(check_number(name, v, low=low, integer=True) for v in value)
 
 
 class PatchTrigger(_ImageTrigger):
@@ -77,12 +92,14 @@ class PatchTrigger(_ImageTrigger):
     Parameters
     ----------
     patch : {"checkerboard", "solid"} or array, default="checkerboard"
-        An array has shape (h, w) or (C, h, w) and holds the pixels themselves.
+        An array has shape (h, w) or (C, h, w) and holds the pixels themselves, in the
+        units of X; on integer images they are rounded and must be in the type's range.
     size : int or (int, int), default=3
         Height and width of a named patch in pixels; 3 as in the BadNets paper.
     value : float, default=None
         Bright pixels of a named patch. None is the largest value of the data given
-        to ``fit``; dark pixels of the checkerboard are the smallest.
+        to ``fit``; dark pixels of the checkerboard are the smallest. On integer images
+        it must be in the type's range.
     position : str or (int, int), default="bottom_right"
         A corner ("top_left", "top_right", "bottom_left", "bottom_right") or the row
         and column of the patch's top left pixel.
@@ -140,15 +157,19 @@ class PatchTrigger(_ImageTrigger):
         if isinstance(self.patch, str):
             check_option("patch", self.patch, ["checkerboard", "solid"])
             size = self.size
-            size = (size, size) if isinstance(size, numbers.Integral) else tuple(size)
-            for side in size:
-                check_number("size", side, low=1, integer=True)
-            bright = self.high_ if self.value is None else self.value
+            size = (size, size) if isinstance(size, numbers.Integral) else size
+            size = _check_pair("size", size, low=1)
+            bright = float(self.high_) if self.value is None else self.value
             patch = np.full(size, check_number("value", bright), dtype=float)
             if self.patch == "checkerboard":
                 patch[np.indices(size).sum(axis=0) % 2 == 1] = self.low_
         else:
             patch = np.asarray(self.patch, dtype=float)
+            if patch.ndim not in (2, 3):
+                raise ValueError(
+                    "patch must be a name or an array of shape (h, w) or (C, h, w), "
+                    f"got shape {patch.shape}"
+                )
         patch = patch[None] if patch.ndim == 2 else patch
         height, width = patch.shape[-2:]
         if isinstance(self.position, str):
@@ -165,10 +186,9 @@ class PatchTrigger(_ImageTrigger):
             if horizontal == "right":
                 column = shape[2] - width - self.margin
         else:
-            row, column = self.position
+            row, column = _check_pair("position", self.position, low=0)
         if (
-            patch.ndim != 3
-            or patch.shape[0] not in (1, shape[0])
+            patch.shape[0] not in (1, shape[0])
             or not 0 <= row <= shape[1] - height
             or not 0 <= column <= shape[2] - width
         ):
@@ -179,9 +199,18 @@ class PatchTrigger(_ImageTrigger):
         self.patch_, self.position_ = patch, (int(row), int(column))
 
     def _mark(self, images):
-        marked = images.astype(np.result_type(images, np.float32))
-        (row, column), (height, width) = self.position_, self.patch_.shape[-2:]
-        marked[:, :, row : row + height, column : column + width] = self.patch_
+        patch, dtype = self.patch_, images.dtype
+        if dtype.kind in "iu":
+            patch, limits = np.rint(patch), np.iinfo(dtype)
+            if not (limits.min <= patch.min() and patch.max() <= limits.max):
+                name = "value" if isinstance(self.patch, str) else "patch"
+                raise ValueError(
+                    f"{name}: pixels of the patch are in [{patch.min():g}, "
+                    f"{patch.max():g}], outside the range of {dtype} images"
+                )
+        marked = images.copy()
+        (row, column), (height, width) = self.position_, patch.shape[-2:]
+        marked[:, :, row : row + height, column : column + width] = patch
         return marked
 
 

@@ -184,7 +184,7 @@ def _make_folds(cv, y, budgets, streams):
     folds = [tuple(np.arange(len(y))[part] for part in fold) for fold in folds]
     smallest = min(len(train) for train, _ in folds)
     for budget in budgets:
-        if isinstance(budget, numbers.Integral) and budget > smallest:
+        if isinstance(budget, numbers.Integral) and int(budget) > smallest:
             raise ValueError(
                 f"budgets: {budget} rows are more than the {smallest} of the smallest "
                 "training fold"
