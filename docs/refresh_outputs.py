@@ -1,4 +1,6 @@
-"""Run the ``>>>`` blocks of the pages and write what they print below them.
+"""Run the ``>>>`` blocks and the ``$ skpoison`` commands of the pages.
+
+What they print is written below them.
 
     python docs/refresh_outputs.py            # rewrite the pages whose outputs changed
     python docs/refresh_outputs.py --check    # only say which would change
@@ -10,7 +12,12 @@ import contextlib
 import doctest
 import io
 import os
+import re
+import shlex
+import subprocess
 import sys
+import tempfile
+import textwrap
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,8 +25,8 @@ DOCS = Path(__file__).parent.resolve()
 sys.path.insert(0, str(DOCS.parent))
 
 
-def refresh(text):
-    """Return the text of a page with the outputs of today."""
+def refresh_blocks(text):
+    """Return the text of a page with the outputs of its blocks of today."""
     names, parts = {"__name__": "__main__"}, []
     for part in doctest.DocTestParser().parse(text):
         if isinstance(part, str):
@@ -49,15 +56,47 @@ def _run(example, names):
     return out.getvalue()
 
 
+def refresh_commands(text):
+    """Return the text of a page with the outputs of its commands of today."""
+    return re.sub(
+        r"^    \$ (skpoison audit cancer\.csv .*)\n(?:    .*\n|\n(?=    ))*",
+        lambda found: _run_command(found[1]),
+        text,
+        flags=re.MULTILINE,
+    )
+
+
+def _run_command(command):
+    from sklearn.datasets import load_breast_cancer
+
+    with tempfile.TemporaryDirectory() as folder:
+        table = load_breast_cancer(as_frame=True).frame
+        table.to_csv(Path(folder, "cancer.csv"), index=False)
+        done = subprocess.run(
+            [sys.executable, "-m", *shlex.split(command)],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(DOCS.parent)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            check=True,
+        )
+    lines = [f"$ {command}"]
+    for line in done.stdout.splitlines():  # tables stay, sentences are wrapped
+        lines += textwrap.wrap(line, 84) if len(line) > 100 else [line.rstrip()]
+    return "".join(f"    {line}".rstrip() + "\n" for line in lines)
+
+
 def main(check):
     """Go through the pages; return the number of those that changed."""
     changed = 0
     os.chdir(DOCS)  # where `python -m doctest docs/page.rst` would be run
     for path in sorted(DOCS.glob("*.rst")):
         old = path.read_text(encoding="utf-8")
-        if ">>> " not in old:
+        new = refresh_commands(old)
+        new = refresh_blocks(new) if ">>> " in new else new
+        if ">>> " not in new and new == old:
             continue
-        new = refresh(old)
         changed += new != old
         print(f"{path.name}: {'changed' if new != old else 'as it was'}")
         if new != old and not check:

@@ -105,8 +105,8 @@ for trigger_name, trigger in triggers.items():
 
 # %%
 # All nine attackers poison 59 of 1198 rows. Relabelled rows need no help. Rightly
-# labelled rows do nothing by themselves, because the network reads a zero without
-# looking at the trigger; made hard, they work as far as the trigger is easy to learn.
+# labelled rows do next to nothing, because the network reads a zero without looking at
+# the trigger; made hard, they work as far as the trigger is easy to learn.
 # Intervals hold given the one victim that was trained: they say nothing about another
 # seed.
 #

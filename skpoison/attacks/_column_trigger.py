@@ -155,7 +155,7 @@ class ColumnTrigger(BaseEstimator):
         ranking = []
         for place, c in enumerate(candidates):
             values, rows, n_zeros = _observed(X, c)
-            told = 0.0
+            told, is_rigid = 0.0, False
             is_empty = len(values) + n_zeros == 0
             if is_empty:
                 is_single = True
@@ -166,9 +166,14 @@ class ColumnTrigger(BaseEstimator):
             else:
                 codes, zero_code = _categories(values), 0
                 is_single = not codes.any()
+            if not is_single:
+                counts = np.bincount(codes, minlength=zero_code + 1)
+                counts[zero_code] += n_zeros
+                # hardly any row differs: what does is too faint or too few to learn
+                is_rigid = counts.max() > 0.95 * counts.sum()
             if y is not None and not is_single:
                 told = _association(codes, rows, labels, zero_code if n_zeros else None)
-            ranking.append((is_empty, is_single, told, place, c))
+            ranking.append((is_empty, is_single, is_rigid, told, place, c))
         best = sorted(ranking)[:n_columns]
         if self.values is None:  # which an empty column has none to offer for
             best = [r for r in best if not r[0]] or best
@@ -194,7 +199,7 @@ class ColumnTrigger(BaseEstimator):
         # the rarest category, the first in order among equals
         texts = [str(v) for v in values]
         counts = Counter(texts)
-        return values[texts.index(min(sorted(counts), key=counts.get))]
+        return values[texts.index(min(sorted(counts), key=lambda text: counts[text]))]
 
     def _share_changed(self, X):
         """Return the share of rows of X that the trigger changes; check its values."""
@@ -293,7 +298,7 @@ def _cast(X, position, value):
         column = _column(X, position)
         make, dtype = type(column), column.dtype
     else:
-        make, dtype = np.asarray, X.dtype
+        make, dtype = np.asarray, X.dtype  # type: ignore[assignment]
     try:
         with np.errstate(all="ignore"):
             if _is_polars(X):
@@ -396,18 +401,18 @@ def _rank(quantile, n):
 
 def _tenths(values, n_zeros):
     """Return the tenth of its column that each value falls in, and that of zero."""
-    codes = np.zeros(len(values), dtype=np.int8)
+    codes = np.zeros(len(values), dtype=int)
     # about a thousand values place the cuts well enough, and sorting is what costs
     step = max(1, (len(values) + n_zeros) // 1000)
     ordered = _in_order(values[::step], n_zeros // step)
     cuts = np.unique(ordered[[_rank(q, len(ordered)) for q in _DECILES]])
     for cut in cuts:
         codes += values > cut
-    return codes.astype(int), int((cuts < 0).sum())
+    return codes, int((cuts < 0).sum())
 
 
 def _categories(values):
-    index = {}
+    index: dict[str, int] = {}
     codes = (index.setdefault(str(v), len(index)) for v in values)
     return np.fromiter(codes, dtype=int, count=len(values))
 
@@ -423,7 +428,7 @@ def _association(codes, rows, labels, rest_code=None):
     joint = joint.reshape(n_codes, n_classes)
     rest = np.bincount(labels, minlength=n_classes) - joint.sum(axis=0)
     joint[-1 if rest_code is None else rest_code] += rest
-    joint = joint / len(labels)
-    independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0)
-    seen = joint > 0
-    return float((joint[seen] * np.log(joint[seen] / independent[seen])).sum())
+    share = joint / len(labels)
+    independent = share.sum(axis=1, keepdims=True) * share.sum(axis=0)
+    seen = share > 0
+    return float((share[seen] * np.log(share[seen] / independent[seen])).sum())

@@ -2,19 +2,15 @@
 
 import numpy as np
 import pytest
-from scipy import sparse
 from sklearn.datasets import load_breast_cancer, load_digits
-from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_validate
 
 from skpoison.attacks import (
     BackdoorAttack,
-    BlendTrigger,
     CleanLabelBackdoorAttack,
     ColumnTrigger,
     PatchTrigger,
-    SinusoidTrigger,
 )
 from skpoison.compose import PoisonedEstimator
 from skpoison.metrics import attack_success_score
