@@ -17,6 +17,7 @@ from skpoison.utils._validation import (
     check_label,
     check_number,
     check_option,
+    warn_unit,
 )
 
 
@@ -293,6 +294,8 @@ class CleanLabelBackdoorAttack(_BackdoorMixin, PerturbationMixin, BaseEstimator)
     def _check_params(self, X, y):
         check_option("norm", self.norm, ["linf", "l2"])
         check_eps(self.eps, X.shape[1:], norm=self.norm)
+        if self.norm == "linf":
+            warn_unit(self.eps, X)
         check_number("max_iter", self.max_iter, low=1, integer=True)
         if self.step_size is not None:
             check_number("step_size", self.step_size, low=0.0, strict=True)

@@ -248,6 +248,9 @@ class BlendTrigger(_ImageTrigger):
            [0.25, 0.25]])
     """
 
+    #: Tells `set_random_states` to leave the pattern's seed alone.
+    keeps_its_seed = True
+
     def __init__(self, pattern=None, *, alpha=0.2, random_state=0):
         self.pattern = pattern
         self.alpha = alpha

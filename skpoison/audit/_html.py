@@ -39,22 +39,25 @@ def _plain(text):
     return str(text).replace("$", r"\$")
 
 
-def _figure(n_rows, n_columns, figsize):
+def _figure(n_rows, n_columns, figsize, show=False):
+    """Make a figure, known to pyplot where it is to be shown."""
     _pyplot()
-    from matplotlib.figure import Figure
-
-    figure = Figure(
+    if show:
+        from matplotlib.pyplot import figure as make
+    else:
+        from matplotlib.figure import Figure as make  # type: ignore[assignment]
+    figure = make(
         figsize=figsize or (3.6 * n_columns + 0.6, 2.9 * n_rows + 0.6),
         layout="constrained",
     )
     return figure, figure.subplots(n_rows, n_columns, squeeze=False)
 
 
-def draw_curves(report, *, figsize=None):
+def draw_curves(report, *, figsize=None, show=False):
     """Draw damage against budget, one panel an estimator and attack."""
     summary = report.summary()
     estimators, attacks = list(report.meta["estimators"]), list(report.meta["attacks"])
-    figure, axes = _figure(len(estimators), len(attacks), figsize)
+    figure, axes = _figure(len(estimators), len(attacks), figsize, show)
     budgets = report.meta["budgets"]
     for i, estimator in enumerate(estimators):
         for j, attack in enumerate(attacks):

@@ -189,7 +189,7 @@ class AuditReport:
         """
         from skpoison.audit._html import draw_curves
 
-        return draw_curves(self, figsize=figsize)
+        return draw_curves(self, figsize=figsize, show=True)
 
     def to_html(self, path):
         """Write one self-contained page: no file beside it, no network.

@@ -50,7 +50,9 @@ def wilson_interval(n_successes, n_trials, *, confidence=0.95):
         p = wins / n
         centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
         half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    low, high = (centre - half).clip(0, 1), (centre + half).clip(0, 1)
+    # exact at the ends, where rounding would leave the share outside its interval
+    low = np.where(wins == 0, p, (centre - half).clip(0, 1))
+    high = np.where(wins == n, p, (centre + half).clip(0, 1))
     return (float(low), float(high)) if low.ndim == 0 else (low, high)
 
 

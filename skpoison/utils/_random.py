@@ -124,6 +124,8 @@ def local_torch_seed(seed, device="cpu"):
 def set_random_states(estimator, streams, *, only_missing=False):
     """Give every ``random_state`` parameter of `estimator`, however deep, a seed.
 
+    A trigger keeps its own: every part of an experiment must see the same one.
+
     Parameters
     ----------
     estimator : estimator
@@ -140,8 +142,12 @@ def set_random_states(estimator, streams, *, only_missing=False):
         owner, _, parameter = name.rpartition("__")
         if parameter != "random_state":
             continue
-        passes_on = getattr(params.get(owner, estimator), "passes_on_seeds", False)
-        if not only_missing or (value is None and not passes_on):
+        owner = params.get(owner, estimator)
+        if only_missing and (
+            value is not None or getattr(owner, "passes_on_seeds", False)
+        ):
+            continue
+        if not getattr(owner, "keeps_its_seed", False):
             seeds[name] = streams.seed(name)
     if seeds:
         estimator.set_params(**seeds)

@@ -130,6 +130,25 @@ def check_eps(eps, sample_shape, *, norm="linf", name="eps"):
     return radius
 
 
+def warn_unit(eps, X, *, name="eps"):
+    """Warn when a radius looks as if it were given in another unit than X is in."""
+    largest = np.max(np.asarray(eps, dtype=float), initial=0.0)
+    if X.dtype == np.uint8 and 0 < largest < 0.5:
+        warnings.warn(
+            f"{name}={eps!r} rounds to no change of uint8 pixels, whose unit is 1 of "
+            "255",
+            UserWarning,
+            stacklevel=5,
+        )
+    spread = float(X.max()) - float(X.min())
+    if np.isfinite(largest) and 0 < spread < largest:
+        warnings.warn(
+            f"{name}={eps!r} exceeds the range of X, {spread:g}: is it in X's unit?",
+            UserWarning,
+            stacklevel=5,
+        )
+
+
 def check_bounds(bounds, X):
     """Resolve the box that poisoned values never leave.
 

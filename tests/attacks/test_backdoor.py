@@ -167,6 +167,22 @@ def test_hardened_rows_stay_in_ball_and_box(norm):
     assert 0 < size.max() <= 0.2 * (1 + 1e-5)
 
 
+@pytest.mark.parametrize(
+    "X, eps, message",
+    [
+        (np.arange(40 * 16).reshape(40, 1, 4, 4) % 256, 8 / 255, "rounds to no change"),
+        (np.random.RandomState(0).rand(40, 1, 4, 4), 8, "exceeds the range of X"),
+    ],
+)
+def test_eps_in_the_wrong_unit_warns(X, eps, message):
+    if X.max() > 1:
+        X = X.astype(np.uint8)
+    surrogate = TorchClassifier(max_epochs=1, device="cpu")
+    attack = CleanLabelBackdoorAttack(eps=eps, surrogate=surrogate, random_state=0)
+    with pytest.warns(UserWarning, match=message):
+        attack.fit(X, np.arange(40) % 2)
+
+
 def test_hardening_raises_the_loss_and_leaves_the_surrogate_alone():
     import torch
 

@@ -99,6 +99,18 @@ def test_random_state_reaches_attack_and_victim():
     assert (first != other).any()
 
 
+def test_a_trigger_keeps_its_pattern():
+    from skpoison.attacks import BlendTrigger
+
+    patterns = [
+        PoisonedEstimator(BackdoorAttack(BlendTrigger()), SVC(), random_state=seed)
+        .fit(X_WINE, Y_WINE)
+        .attack_.trigger_.pattern_
+        for seed in (0, 1)
+    ]
+    np.testing.assert_array_equal(*patterns)
+
+
 def test_grid_over_attack_budget_and_victim():
     search = GridSearchCV(
         PoisonedEstimator(),

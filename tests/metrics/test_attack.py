@@ -24,6 +24,13 @@ def test_wilson_against_known_values():
     assert wilson_interval(10, 10) == pytest.approx((0.72247, 1.0), abs=1e-5)
 
 
+def test_wilson_holds_its_share():
+    n = np.arange(1, 300)
+    for wins in (np.zeros_like(n), n, n // 2):
+        low, high = wilson_interval(wins, n)
+        assert (low <= wins / n).all() and (wins / n <= high).all()
+
+
 def test_wilson_covers():
     rng = np.random.RandomState(0)
     wins = rng.binomial(40, 0.15, size=20000)
