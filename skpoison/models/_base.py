@@ -3,7 +3,6 @@
 import copy
 import inspect
 import math
-import threading
 import warnings
 from typing import Any
 
@@ -34,8 +33,6 @@ _OPTIMIZERS = {
     "adamw": torch.optim.AdamW,
     "sgd": torch.optim.SGD,
 }
-# Weights are drawn from torch's one global stream: one thread at a time.
-_INIT_LOCK = threading.Lock()
 
 
 def _is_component(name):
@@ -299,7 +296,7 @@ class TorchEstimator(BaseEstimator):
             predict_nonlinearity=self._output_function,
             **params,
         )
-        with _INIT_LOCK, local_torch_seed(streams.seed("init")):
+        with local_torch_seed(streams.seed("init")):
             net.initialize()
         known = {name for name, _ in net.callbacks_}
         for name, value in self._component_params.items():

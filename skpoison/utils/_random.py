@@ -1,11 +1,14 @@
 """One seed, many named streams; nothing here reads or advances a global generator."""
 
+import threading
 import zlib
 from contextlib import contextmanager
 
 import numpy as np
 
 _MAX_SEED = 2**31 - 1
+# torch's global stream is one for the process: one thread at a time may borrow it
+_BORROWED = threading.RLock()
 
 
 def draw_seed(random_state):
@@ -99,7 +102,9 @@ class RandomStreams:
 def local_torch_seed(seed, device="cpu"):
     """Seed torch's global streams inside the block and put them back after it.
 
-    For code that cannot take a generator: module initialisation and dropout.
+    For code that cannot take a generator: module initialisation and dropout. Threads
+    wait for each other, or one would put the stream back in the middle of another's
+    draws; processes do not.
 
     Parameters
     ----------
@@ -113,7 +118,7 @@ def local_torch_seed(seed, device="cpu"):
     cuda = []
     if device.type == "cuda":
         cuda = [torch.cuda.current_device() if device.index is None else device.index]
-    with torch.random.fork_rng(devices=cuda):
+    with _BORROWED, torch.random.fork_rng(devices=cuda):
         torch.random.default_generator.manual_seed(seed)
         for index in cuda:
             with torch.cuda.device(index):
