@@ -16,10 +16,10 @@ RULE = (
     "against the bare estimator trained on clean data, for backdoors the attack "
     "success above its control at budget 0. The price of a defense is the clean score "
     "it loses without any attack. An estimator counts as broken from the smallest "
-    f"budget whose damage is {_BREAKS_AT:.0%} or more. Recommended is the defense with "
-    "the smallest worst-case damage over all attacks and budgets, among those whose "
-    f"price is {_MAX_PRICE:.0%} or less, if that is lower than the bare estimator's by "
-    f"{_MIN_GAIN:.0%} or more."
+    f"budget whose damage is {_BREAKS_AT:.0%} or more. For a broken one the defense "
+    "with the smallest worst-case damage over all attacks and budgets, among those "
+    f"whose price is {_MAX_PRICE:.0%} or less, is recommended, if that is lower than "
+    f"the bare estimator's by {_MIN_GAIN:.0%} or more."
 )
 
 
@@ -277,6 +277,8 @@ def _advice(defenses, estimator):
     bare = own.loc["none"]
     rivals = own.drop(index="none")
     rivals = rivals[(rivals["price"] <= _MAX_PRICE) & rivals["worst_damage"].notna()]
+    if bare["worst_damage"] < _BREAKS_AT:
+        return "No defense is needed against these attacks at these budgets."
     if len(own) == 1:
         return "No defense was tested."
     if len(rivals):
