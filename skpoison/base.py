@@ -4,7 +4,6 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import sparse
 from sklearn.base import OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils import Bunch, InputTags
 from sklearn.utils.multiclass import check_classification_targets
@@ -507,11 +506,3 @@ class SamplerMixin(OneToOneFeatureMixin, BaseAttack):
     def _unchanged(self, X, y):
         """What a ``_resample`` returns that has nothing to do."""
         return X, y, np.empty(0, dtype=int), np.arange(len(y))
-
-
-def flat_numeric(X):
-    """Return X as a matrix of floats that a surrogate can take: images flattened."""
-    if sparse.issparse(X) or is_frame(X):
-        return X
-    X = np.asarray(X)
-    return X.reshape(len(X), -1) if X.ndim > 2 else X

@@ -8,9 +8,9 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
-from skpoison.base import SamplerMixin, flat_numeric
+from skpoison.base import SamplerMixin
 from skpoison.utils import make_table_encoder, set_random_states
-from skpoison.utils._containers import take_rows
+from skpoison.utils._containers import flat_numeric, take_rows
 from skpoison.utils._validation import check_label, check_number, check_option
 
 _STRATEGIES = ["uniform", "pair", "confusion", "margin", "far", "adversarial"]

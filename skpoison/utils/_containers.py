@@ -7,6 +7,7 @@ from sklearn.utils import _safe_indexing as take_rows
 __all__ = [
     "append_rows",
     "as_rows",
+    "flat_numeric",
     "is_frame",
     "is_number_type",
     "like",
@@ -111,3 +112,11 @@ def like(values, template):
             values, index=template.index, name=template.name, dtype=template.dtype
         )
     return values
+
+
+def flat_numeric(X):
+    """Return X as a matrix of floats that a surrogate can take: images flattened."""
+    if sparse.issparse(X) or is_frame(X):
+        return X
+    X = np.asarray(X)
+    return X.reshape(len(X), -1) if X.ndim > 2 else X
