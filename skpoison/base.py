@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from sklearn.base import OneToOneFeatureMixin, TransformerMixin
-from sklearn.utils import Bunch, InputTags
+from sklearn.utils import Bunch, InputTags, RegressorTags
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
     check_array,
@@ -20,6 +20,7 @@ from skpoison.utils._containers import (
     is_frame,
     is_number_type,
     like,
+    numbers_like,
     put_cells,
     take_rows,
 )
@@ -34,10 +35,15 @@ _DTYPES = [np.float64, np.float32, np.uint8]
 class BaseAttack:
     """What every attack on training data has in common.
 
+    An attack on regressors returns True from ``_is_regression``. It is then given y
+    as float64, as it is, wherever an attack on classifiers is given codes.
+
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Sorted labels of the clean data.
+        Sorted labels of the clean data. Not in regression.
+    y_scale_ : float
+        Standard deviation of the clean y. In regression only.
     poison_indices_ : ndarray of int
         Positions of the poisoned rows in the data that the attack hands back.
     sample_indices_ : ndarray of shape (n_out,)
@@ -46,8 +52,25 @@ class BaseAttack:
     n_poisoned_ : int
         Never above the budget.
     y_original_ : ndarray of shape (n_poisoned_,)
-        Labels of the poisoned rows before the attack.
+        Labels of the poisoned rows before the attack; of a row made from nothing the
+        label that it was given.
     """
+
+    def _is_regression(self):
+        """Tell whether y holds numbers to be predicted and no classes."""
+        return False
+
+    def _read_targets(self, y):
+        """Return y as codes 0..n_classes-1 or, in regression, as float64."""
+        for name in ("classes_", "y_scale_"):  # of an earlier fit
+            vars(self).pop(name, None)
+        if self._is_regression():
+            y = _as_numbers(y)
+            self.y_scale_ = float(np.std(y))
+            return y
+        check_classification_targets(y)
+        self.classes_, encoded = np.unique(y, return_inverse=True)
+        return encoded
 
     @property
     def poison_mask_(self):
@@ -89,7 +112,9 @@ class BaseAttack:
     def attack_outcomes(self, predict, X, y):
         """Tell, for each trial on held-out data, whether the attacker got his way.
 
-        An attack on availability, the default here, wins a row that is misread.
+        An attack on availability, the default here, wins a row that is misread. In
+        regression these are the rows whose absolute error exceeds `y_scale_`, the
+        typical error of a model that always predicts the mean.
 
         Parameters
         ----------
@@ -104,6 +129,9 @@ class BaseAttack:
         -------
         outcomes : ndarray of bool, one a trial
         """
+        if self._is_regression():
+            error = np.ravel(predict(X)) - _as_numbers(np.ravel(y))
+            return np.abs(error) > self.y_scale_
         return np.asarray(predict(X)) != np.asarray(y)
 
     def attack_success(self, predict, X, y):
@@ -133,9 +161,10 @@ class PerturbationMixin(OneToOneFeatureMixin, TransformerMixin, BaseAttack):
 
     A subclass has ``budget`` and ``random_state``, and writes ``_craft(X, y, rows,
     streams)``, which returns one perturbation for each of `rows`. It may narrow
-    ``_candidates`` and check its parameters in ``_check_params``, which runs before
-    anything else is done. An attack with ``targets`` and ``target_labels`` finds
-    them resolved in ``targets_`` and ``target_labels_``.
+    ``_candidates``, rank them in ``_preference`` and check its parameters in
+    ``_check_params``, which runs before anything else is done. An attack with
+    ``targets`` and ``target_labels`` finds them resolved in ``targets_`` and
+    ``target_labels_``.
 
     Attributes
     ----------
@@ -162,6 +191,8 @@ class PerturbationMixin(OneToOneFeatureMixin, TransformerMixin, BaseAttack):
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        if self._is_regression():
+            tags.regressor_tags = RegressorTags()
         return tags
 
     def _check_params(self, X, y):
@@ -170,6 +201,14 @@ class PerturbationMixin(OneToOneFeatureMixin, TransformerMixin, BaseAttack):
     def _candidates(self, y):
         """Return a bool mask of the rows that may be poisoned."""
         return np.ones(len(y), dtype=bool)
+
+    def _preference(self, X, y, streams):
+        """Return a score for each row, larger first, or None for a random choice.
+
+        It must not depend on the budget, so that smaller budgets are nested. Rows
+        with copies still come after those without.
+        """
+        return None
 
     def _craft(self, X, y, rows, streams):
         raise TypeError(f"{type(self).__name__} must define _craft")
@@ -182,7 +221,7 @@ class PerturbationMixin(OneToOneFeatureMixin, TransformerMixin, BaseAttack):
         X : array-like of shape (n_samples, n_features) or (n_samples, ...)
             Dense and numeric. uint8 images stay uint8.
         y : array-like of shape (n_samples,)
-            Class labels.
+            Class labels; numbers for an attack on regressors.
 
         Returns
         -------
@@ -195,8 +234,7 @@ class PerturbationMixin(OneToOneFeatureMixin, TransformerMixin, BaseAttack):
         """Craft; return X as validated."""
         _refuse_text(X)
         X, y = validate_data(self, X, y, dtype=_DTYPES, allow_nd=True, order="C")
-        check_classification_targets(y)
-        self.classes_, encoded = np.unique(y, return_inverse=True)
+        encoded = self._read_targets(y)
         self.input_shape_ = X.shape[1:]
         n_rows = n_budget(self.budget, len(X))
         self._check_params(X, encoded)
@@ -206,7 +244,10 @@ class PerturbationMixin(OneToOneFeatureMixin, TransformerMixin, BaseAttack):
         if hasattr(self, "targets"):
             self._resolve_targets(X, y, keys, streams)
         groups, first, sizes = _pure_groups(exact, encoded, self._candidates(encoded))
-        chosen = _prefix_within(streams.numpy("rows"), sizes, n_rows)
+        scores = self._preference(X, encoded, streams) if n_rows else None
+        if scores is not None:
+            scores = np.asarray(scores, dtype=float)[first]
+        chosen = _prefix_within(streams.numpy("rows"), sizes, n_rows, scores)
         crafted = np.zeros((len(chosen), *X.shape[1:]), dtype=X.dtype)
         if len(chosen):
             crafted = self._craft(X, encoded, first[chosen], streams)
@@ -251,17 +292,22 @@ class PerturbationMixin(OneToOneFeatureMixin, TransformerMixin, BaseAttack):
         return X
 
     def _resolve_targets(self, X, y, keys, streams):
+        classes = getattr(self, "classes_", None)
         if self.targets is not None:
             self.targets_, self.target_labels_ = check_targets(
-                self.targets, self.target_labels, X, keys, self.classes_
+                self.targets, self.target_labels, X, keys, classes
             )
             return
         # some aim is needed for Attack().fit(X, y) to run: one training row, which
         # stays in the data with its true label and makes the attack harder
         row = streams.numpy("targets").randint(len(X))
-        successor = np.searchsorted(self.classes_, y[row]) + 1
         self.targets_ = X[row : row + 1].copy()
-        self.target_labels_ = self.classes_[[successor % len(self.classes_)]]
+        if classes is None:  # the end of the range that is farther off
+            ends = np.array([np.min(y), np.max(y)], dtype=float)
+            self.target_labels_ = ends[[np.abs(ends - y[row]).argmax()]]
+            return
+        successor = np.searchsorted(classes, y[row]) + 1
+        self.target_labels_ = classes[[successor % len(classes)]]
 
     def transform(self, X):
         """Return X with each row that ``fit`` poisoned perturbed.
@@ -335,12 +381,14 @@ def _pure_groups(keys, y, candidates):
     return number[group], first[usable], sizes[usable]
 
 
-def _prefix_within(rng, sizes, n_rows):
-    """Pick groups in random order while their rows fit into n_rows.
+def _prefix_within(rng, sizes, n_rows, scores=None):
+    """Pick groups in random order, or best first, while their rows fit into n_rows.
 
     A prefix of one permutation, so that smaller budgets stay nested in larger ones.
     """
     order = rng.permutation(len(sizes))
+    if scores is not None:
+        order = order[np.argsort(-scores[order], kind="stable")]
     order = order[np.argsort(sizes[order], kind="stable")]  # many copies: last
     total = np.cumsum(sizes[order])
     n_groups = np.searchsorted(total, n_rows, side="right")
@@ -367,6 +415,17 @@ def _refuse_text(X):
                 )
 
 
+def _as_numbers(y):
+    """Return y as finite float64, or raise."""
+    try:
+        y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"y must hold finite numbers, since a regressor is attacked: {error}"
+        ) from error
+    return y
+
+
 def _as_stored(perturbation, dtype):
     """Keep perturbations in X's own floating type, those of uint8 as int16."""
     if dtype == np.uint8:
@@ -378,6 +437,13 @@ def _add(X, perturbation):
     if X.dtype == np.uint8:
         return np.clip(np.rint(X + perturbation.astype(np.float32)), 0, 255)
     return X + perturbation.astype(X.dtype)
+
+
+def _share_index(X, y):
+    """Tell whether X and y come from pandas with one index for both."""
+    if hasattr(X, "iloc") and hasattr(y, "iloc"):
+        return X.index.equals(y.index)
+    return False
 
 
 @dataclass
@@ -400,6 +466,10 @@ class SamplerMixin(OneToOneFeatureMixin, BaseAttack):
     poison_indices, sample_indices)``, y encoded; an X that does not change is
     returned as the same object.
 
+    In regression y is float64 on the way in and out. The caller gets it back in the
+    type that it had, but for integers that an attack replaced by numbers that are not
+    whole or that the type can't hold: these come back as float64.
+
     Notes
     -----
     Data frames with any columns, sparse matrices, missing values and n-dimensional
@@ -415,6 +485,8 @@ class SamplerMixin(OneToOneFeatureMixin, BaseAttack):
         tags.input_tags = _SamplerInputTags(
             sparse=True, allow_nan=True, string=True, categorical=True
         )
+        if self._is_regression():
+            tags.regressor_tags = RegressorTags()
         return tags
 
     def _check_params(self, X, y):
@@ -444,13 +516,10 @@ class SamplerMixin(OneToOneFeatureMixin, BaseAttack):
             )
             X = X if isinstance(X, list) else checked
         labels = column_or_1d(y, warn=True)
-        labels = check_array(
-            labels, ensure_2d=False, dtype=None, ensure_min_samples=1, input_name="y"
-        )
+        if not self._is_regression():
+            labels = check_array(labels, ensure_2d=False, dtype=None, input_name="y")
         check_consistent_length(X, labels)
-        check_classification_targets(labels)
-        self.classes_, encoded = np.unique(labels, return_inverse=True)
-        return X, encoded
+        return X, self._read_targets(labels)
 
     def fit(self, X, y):
         """Check the input; the attack itself is ``fit_resample``.
@@ -476,7 +545,7 @@ class SamplerMixin(OneToOneFeatureMixin, BaseAttack):
         ----------
         X : array-like, sparse matrix or data frame of shape (n_samples, ...)
         y : array-like of shape (n_samples,)
-            Class labels.
+            Class labels; numbers for an attack on regressors.
 
         Returns
         -------
@@ -493,12 +562,21 @@ class SamplerMixin(OneToOneFeatureMixin, BaseAttack):
         self.poison_indices_ = np.sort(poisons)
         self.sample_indices_ = sources
         origin = sources[self.poison_indices_]
-        self.y_original_ = self.classes_[encoded[origin]]
-        labels = self.classes_[y_new]
-        template = y if len(sources) == len(encoded) else take_rows(y, sources)
+        given = y_new[self.poison_indices_]
+        original = np.where(origin < 0, given, encoded[origin])
+        template = y
+        if len(sources) != len(encoded):
+            rows = y if hasattr(y, "__getitem__") else np.asarray(y)
+            template = take_rows(rows, sources)
         if hasattr(template, "reshape") and np.ndim(template) == 2:
             template = np.ravel(template)
-        return X_out, like(labels, template)
+        if template is not y and _share_index(X, y):
+            template = template.set_axis(X_out.index)
+        if self._is_regression():
+            self.y_original_ = original
+            return X_out, numbers_like(y_new, template)
+        self.y_original_ = self.classes_[original]
+        return X_out, like(self.classes_[y_new], template)
 
     def _poison(self, X, y):
         return self.fit_resample(X, y)

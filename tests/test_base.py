@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, clone
 from sklearn.datasets import make_blobs
+from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skpoison.base import PerturbationMixin, SamplerMixin
@@ -68,7 +69,56 @@ class DuplicateAttack(SamplerMixin, BaseEstimator):
         return append_rows(X, take_rows(X, rows)), labels, poisons, sources
 
 
-USERS = [PullAttack(), DuplicateAttack()]
+class TiltAttack(SamplerMixin, BaseEstimator):
+    """Append rows, or move them, under a number far from their own."""
+
+    def __init__(self, budget=0.1, *, mode="copy", random_state=None):
+        self.budget = budget
+        self.mode = mode
+        self.random_state = random_state
+
+    def _is_regression(self):
+        return True
+
+    def _resample(self, X, y, n_rows, streams):
+        from skpoison.utils._containers import append_rows, take_rows
+
+        if not n_rows:
+            return self._unchanged(X, y)
+        assert y.dtype == np.float64
+        rows = streams.numpy("rows").permutation(len(y))[:n_rows]
+        wrong = y.min() + y.max() - y[rows]
+        if self.mode == "relabel":
+            y = y.copy()
+            y[rows] = wrong
+            return X, y, rows, np.arange(len(y))
+        sources = rows if self.mode == "copy" else np.full(n_rows, -1)
+        return (
+            append_rows(X, take_rows(X, rows)),
+            np.concatenate([y, wrong]),
+            len(y) + np.arange(n_rows),
+            np.concatenate([np.arange(len(y)), sources]),
+        )
+
+
+class PullNumbers(PullAttack):
+    """Pull the rows with the largest y towards the target."""
+
+    def _is_regression(self):
+        return True
+
+    def _preference(self, X, y, streams):
+        return y
+
+
+USERS = [
+    PullAttack(),
+    DuplicateAttack(),
+    TiltAttack(),
+    TiltAttack(mode="relabel"),
+    TiltAttack(mode="nothing"),
+    PullNumbers(),
+]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -116,9 +166,25 @@ class IdleOnX(PullAttack):
         return np.zeros_like(X[rows])
 
 
+class Infinite(TiltAttack):
+    def _resample(self, X, y, n_rows, streams):
+        X, y, poisons, sources = super()._resample(X, y, n_rows, streams)
+        y = y.copy()
+        y[poisons] = np.inf
+        return X, y, poisons, sources
+
+
 @pytest.mark.parametrize(
     "attack",
-    [Overspends(), Unseeded(), LeavesTheBall(), NotNested(), Idle(), IdleOnX()],
+    [
+        Overspends(),
+        Unseeded(),
+        LeavesTheBall(),
+        NotNested(),
+        Idle(),
+        IdleOnX(),
+        Infinite(),
+    ],
     ids=repr,
 )
 def test_checks_catch_bad_attacks(attack):
@@ -219,6 +285,120 @@ def test_frames_keep_what_did_not_change():
     assert (out["x"] != frame["x"]).sum() == 8
     with pytest.raises(ValueError, match="column 'b' holds bool, no numbers"):
         attack.poison(frame.assign(b=True), np.arange(40) % 2)
+
+
+@pytest.mark.filterwarnings("ignore:A column-vector y")
+def test_numbers_come_back_in_their_type():
+    pd = pytest.importorskip("pandas")
+    X = np.arange(20.0).reshape(10, 2)
+    y = np.arange(10) - 3
+    attack = TiltAttack(budget=3, random_state=0)
+    for template in (y, y.astype("uint8") + 3, y.astype("float32"), y.reshape(-1, 1)):
+        data = attack.poison(X, template)
+        assert data.y.dtype == template.dtype and data.y.shape == (13,)
+        rows = data.sample_indices[10:]
+        np.testing.assert_array_equal(data.y_original, template.ravel()[rows])
+        assert (data.y[10:] == template.min() + template.max() - data.y_original).all()
+    frame = pd.DataFrame(X, index=range(5, 15))
+    series = pd.Series(y, index=frame.index, name="price", dtype="Int32")
+    data = attack.poison(frame, series)
+    assert data.y.dtype == "Int32" and data.y.name == "price"
+    assert list(data.X.index) == list(data.y.index)
+    assert attack.poison(X.tolist(), y.tolist()).y[:10] == y.tolist()
+
+    class Half(TiltAttack):
+        def _resample(self, X, y, n_rows, streams):
+            X, y, poisons, sources = super()._resample(X, y, n_rows, streams)
+            y[poisons] += 0.5
+            return X, y, poisons, sources
+
+    for template in (y, y.tolist(), series):
+        out = Half(budget=3, random_state=0).poison(frame, template).y
+        assert np.asarray(out).dtype == np.float64
+        np.testing.assert_array_equal(out[:10], y)
+
+
+def test_numbers_of_polars_come_back_in_their_type():
+    pl = pytest.importorskip("polars")
+    frame = pl.DataFrame({"a": np.arange(10.0)})
+    for dtype in (pl.Int16, pl.Float32, pl.Float64):
+        series = pl.Series("price", range(10), dtype=dtype)
+        data = TiltAttack(budget=3, random_state=0).poison(frame, series)
+        assert data.y.dtype == dtype and data.y.name == "price" and len(data.y) == 13
+
+
+def test_rows_from_nothing_have_the_label_they_were_given():
+    pd = pytest.importorskip("pandas")
+    X, y = np.random.RandomState(0).rand(30, 2), np.arange(30.0)
+    data = TiltAttack(mode="nothing", random_state=0).poison(X, y)
+    np.testing.assert_array_equal(data.y_original, data.y[30:])
+
+    class Injects(DuplicateAttack):
+        def _resample(self, X, y, n_rows, streams):
+            X, y, poisons, sources = super()._resample(X, y, n_rows, streams)
+            sources[poisons] = -1
+            return X, y, poisons, sources
+
+    frame, labels = pd.DataFrame(X, index=range(7, 37)), pd.Series(list("abc" * 10))
+    labels.index = frame.index
+    data = Injects(random_state=0).poison(frame, labels)
+    assert list(data.y_original) == ["a"] * 3 and list(data.y[-3:]) == ["a"] * 3
+    assert list(data.X.index) == list(data.y.index)
+
+
+def test_an_error_beyond_the_spread_of_y_is_a_win():
+    X, y = np.zeros((40, 1)), np.tile([0.0, 1, 2, 5], 10)
+    attack = TiltAttack(random_state=0).fit(X, y)
+    assert attack.y_scale_ == y.std() and not hasattr(attack, "classes_")
+    outcomes = attack.attack_outcomes(lambda X: np.full(4, y.mean()), X[:4], y[:4])
+    assert outcomes.tolist() == [True, False, False, True]
+    assert attack.attack_success(lambda X: y[:4, None], X[:4], y[:4]) == 0
+    with pytest.raises(ValueError, match="y must hold finite numbers, since a regr"):
+        attack.fit(X, ["a", "b"] * 20)
+
+
+def test_a_second_fit_forgets_what_kind_the_first_was():
+    class Either(TiltAttack):
+        def _is_regression(self):
+            return self.mode != "classes"
+
+    X, y = np.zeros((6, 1)), np.arange(6)
+    attack = Either(budget=1).fit(X, y)
+    attack.set_params(mode="classes").fit(X, y)
+    assert len(attack.classes_) == 6 and not hasattr(attack, "y_scale_")
+    assert get_tags(attack).regressor_tags is None
+    attack.set_params(mode="copy").fit(X, y)
+    assert not hasattr(attack, "classes_")
+    assert get_tags(attack).regressor_tags is not None
+
+
+def test_preferred_rows_come_first():
+    rng = np.random.RandomState(0)
+    X, y = rng.rand(50, 3), rng.rand(50)
+    X[40:], y[40:] = X[0], 9.0  # copies, with the largest y
+    y[0] = 9.0
+    smaller: set[int] = set()
+    for budget in (1, 7, 15):
+        attack = PullNumbers(budget=budget, bounds=None, random_state=0).fit(X, y)
+        rows = set(attack.poison_indices_)
+        assert rows == set(1 + np.argsort(-y[1:40])[:budget]) and smaller <= rows
+        smaller = rows
+    attack = PullNumbers(budget=50, bounds=None, random_state=0).fit(X, y)
+    assert len(attack.poison_indices_) == 50
+    np.testing.assert_array_equal(attack.y_original_, y)
+
+
+def test_targets_of_regression_are_numbers():
+    rng = np.random.RandomState(0)
+    X, y = rng.rand(30, 3), rng.rand(30)
+    attack = PullNumbers(bounds=None, random_state=0).fit(X, y)
+    (row,) = np.flatnonzero((X == attack.targets_).all(axis=1))
+    far = y.min() if y[row] > (y.min() + y.max()) / 2 else y.max()
+    assert attack.target_labels_ == [far]
+    attack.set_params(targets=rng.rand(2, 3), target_labels=3).fit(X, y)
+    assert attack.target_labels_.tolist() == [3.0, 3.0]
+    with pytest.raises(ValueError, match="target_labels must hold finite numbers"):
+        attack.set_params(target_labels=["a", "b"]).fit(X, y)
 
 
 def test_cloned_attack_is_unfitted():

@@ -1,6 +1,7 @@
 """Meta-estimators that change the training set and nothing else."""
 
 import warnings
+from copy import copy
 
 import numpy as np
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone, is_classifier
@@ -161,6 +162,23 @@ class _TrainingSetEstimator(MetaEstimatorMixin, BaseEstimator):
         return tags
 
 
+def victim_parameters(attack):
+    """Return the names of the parameters by which an attack asks for its victim."""
+    return [
+        name
+        for name in ("estimator", "surrogate")
+        if isinstance(getattr(attack, name, None), str)
+        and getattr(attack, name) == "victim"
+    ]
+
+
+def name_victim(attack, victim):
+    """Put clones of the victim where the attack, a copy, says "victim"."""
+    for name in victim_parameters(attack):
+        attack.set_params(**{name: clone(victim)})
+    return attack
+
+
 def _fitted(estimator, name):
     # AttributeError before fit, so that hasattr tells the truth
     return getattr(estimator.estimator_, name)
@@ -178,12 +196,16 @@ class PoisonedEstimator(_TrainingSetEstimator):
     attack : attack, default=None
         From :mod:`skpoison.attacks`, or any estimator whose ``poison(X, y)`` returns
         a Bunch with `X`, `y` and, where rows move, `sample_indices`; cloned. None
-        trains on the data as they are.
+        trains on the data as they are. Where its ``estimator`` or ``surrogate`` is
+        the string "victim", it gets a clone of `estimator`: an attack that knows
+        whom it attacks, in a search over victims too.
     estimator : estimator, default=None
         The victim; cloned. None is ``LogisticRegression()``.
     random_state : None, int, RandomState or Generator, default=None
         Not None: passed on, as independent seeds, to every ``random_state`` of
-        attack and victim. None leaves theirs as they are.
+        attack and victim. None leaves theirs as they are. The clone that an attack
+        gets for "victim" keeps those of `estimator`: the attacker does not know the
+        victim's seed.
 
     Attributes
     ----------
@@ -242,17 +264,20 @@ class PoisonedEstimator(_TrainingSetEstimator):
         attack = clone(self.attack)
         if streams is not None:
             set_random_states(attack, streams)
-        data = attack.poison(X, y)
+        data = name_victim(attack, self._inner()).poison(X, y)
         self.attack_ = attack
         return data.X, data.y, data.get("sample_indices")
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         if hasattr(self.attack, "__sklearn_tags__"):
-            attack = get_tags(self.attack)
+            attack = get_tags(name_victim(copy(self.attack), self._inner()))
             tags.input_tags.sparse &= attack.input_tags.sparse
             tags.input_tags.allow_nan &= attack.input_tags.allow_nan
             tags.target_tags.required = True
+            tags.target_tags.multi_output &= attack.target_tags.multi_output
+            if tags.classifier_tags is not None:  # attacks read one label a row
+                tags.classifier_tags.multi_label = False
         return tags
 
 

@@ -176,22 +176,83 @@ def check_bounds(bounds, X):
         if X.dtype.kind == "u":  # an unsigned image can't leave its type's range
             return np.zeros((), dtype), np.full((), np.iinfo(X.dtype).max, dtype)
         return np.full((), -np.inf, dtype), np.full((), np.inf, dtype)
-    try:
-        low, high = (np.asarray(b, dtype=dtype) for b in bounds)
-        np.broadcast_to(low, X.shape[1:]), np.broadcast_to(high, X.shape[1:])
-    except (TypeError, ValueError):
-        raise ValueError(
-            "bounds must be 'data', None or a pair (low, high) of numbers or arrays "
-            f"that broadcast to one row of shape {X.shape[1:]}, got {bounds!r}"
-        ) from None
-    if np.isnan(low).any() or np.isnan(high).any() or (low > high).any():
-        raise ValueError(f"bounds must have low <= high, got {bounds!r}")
+    low, high = bounds_pair(bounds, X.shape[1:], dtype)
     if (X < low).any() or (X > high).any():
         raise ValueError(
             f"X lies outside bounds={bounds!r}: its values span "
             f"[{X.min():g}, {X.max():g}]"
         )
     return low, high
+
+
+def bounds_pair(bounds, shape, dtype=np.float64):
+    """Return (low, high) as arrays that broadcast to one row of `shape`, or raise."""
+    try:
+        low, high = (np.asarray(b, dtype=dtype) for b in bounds)
+        np.broadcast_to(low, shape), np.broadcast_to(high, shape)
+    except (TypeError, ValueError):
+        raise ValueError(
+            "bounds must be 'data', None or a pair (low, high) of numbers or arrays "
+            f"that broadcast to one row of shape {shape}, got {bounds!r}"
+        ) from None
+    if np.isnan(low).any() or np.isnan(high).any() or (low > high).any():
+        raise ValueError(f"bounds must have low <= high, got {bounds!r}")
+    return low, high
+
+
+def check_columns(name, columns, X):
+    """Return the positions of columns given by position or, in a frame, by name.
+
+    Parameters
+    ----------
+    name : str
+        The parameter, for the messages.
+    columns : list of int or str, or bool mask
+    X : array or data frame of shape (n_samples, n_features)
+
+    Returns
+    -------
+    positions : list of int
+        In the order given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        No list, no such column, or one twice.
+    """
+    n_features = X.shape[1]
+    if isinstance(columns, str | bytes | dict) or not hasattr(columns, "__iter__"):
+        raise TypeError(
+            f"{name} must be a list of columns, by position or, for a data frame, by "
+            f"name, got {columns!r}"
+        )
+    columns = list(columns)
+    if columns and all(isinstance(c, bool | np.bool_) for c in columns):
+        if len(columns) != n_features:
+            raise ValueError(
+                f"{name} as a mask must have one entry a column, {n_features}, got "
+                f"{len(columns)}"
+            )
+        return [j for j, wanted in enumerate(columns) if wanted]
+    names = list(X.columns) if hasattr(X, "columns") else []
+    positions: list[int] = []
+    for column in columns:
+        if isinstance(column, str):
+            if column not in names:
+                known = f"which has {names[:10]}" if names else "which has no names"
+                raise ValueError(f"{name}: {column!r} is not a column of X, {known}")
+            position = names.index(column)
+        else:
+            check_number(name, column, integer=True)
+            if not -n_features <= column < n_features:
+                raise ValueError(
+                    f"{name}: {column} is out of range for X with {n_features} columns"
+                )
+            position = int(column) % n_features
+        if position in positions:
+            raise ValueError(f"{name} names column {column!r} twice")
+        positions.append(position)
+    return positions
 
 
 def check_label(name, label, classes):
@@ -215,7 +276,8 @@ def check_targets(targets, target_labels, X, keys, classes):
         The training data.
     keys : ndarray of str
         Row keys of X: a target must not be a training row.
-    classes : ndarray
+    classes : ndarray or None
+        None for numbers, of regression.
 
     Returns
     -------
@@ -238,8 +300,18 @@ def check_targets(targets, target_labels, X, keys, classes):
             f"target_labels must have one label a target, {len(targets)}, "
             f"got shape {target_labels.shape}"
         )
-    for label in target_labels:
-        check_label("target_labels", label, classes)
+    if classes is None:
+        if (
+            target_labels.dtype.kind not in "fiu"
+            or not np.isfinite(target_labels).all()
+        ):
+            raise ValueError(
+                f"target_labels must hold finite numbers, got {target_labels.tolist()}"
+            )
+        target_labels = target_labels.astype(np.float64)
+    else:
+        for label in target_labels:
+            check_label("target_labels", label, classes)
     inside = np.flatnonzero(np.isin(row_keys(targets), keys))
     if len(inside):
         raise ValueError(

@@ -1,7 +1,8 @@
 """Checks that every attack must pass, for our attacks and for yours.
 
 Beside scikit-learn's own ``parametrize_with_checks``, which covers what any
-estimator must do, these cover what an attack on training data must do.
+estimator must do, these cover what an attack on training data must do. Attacks on
+regressors, whose ``_is_regression`` returns True, are given numbers for y.
 """
 
 import functools
@@ -10,7 +11,8 @@ import random
 import warnings
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils import get_tags
 
 __all__ = ["check_attack", "parametrize_with_attack_checks"]
 
@@ -70,7 +72,8 @@ def check_attack(attack):
 
 def _checks_of(attack):
     if hasattr(attack, "fit_resample"):
-        return [*_COMMON, *_SAMPLER]
+        own = _REGRESSION if _is_regression(attack) else _CLASSIFICATION
+        return [*_COMMON, *_SAMPLER, *own]
     checks = [*_COMMON, *_PERTURBATION]
     if hasattr(attack, "eps") and not hasattr(attack, "trigger"):
         checks.append(check_eps_and_bounds)
@@ -79,13 +82,22 @@ def _checks_of(attack):
     return checks
 
 
-def _data(seed=0, n_samples=60, shape=(6,)):
-    """Three string classes in [0, 1], well apart, no two rows equal."""
+def _is_regression(attack):
+    return getattr(attack, "_is_regression", lambda: False)()
+
+
+def _data(attack, seed=0, n_samples=60, shape=(6,)):
+    """Three string classes in [0, 1], well apart, no two rows equal.
+
+    For an attack on regressors y holds numbers that follow from X but for noise.
+    """
     rng = np.random.RandomState(seed)
     y = np.array(["ant", "bee", "cat"])[np.arange(n_samples) % 3]
     X = 0.2 * rng.rand(n_samples, *shape) + 0.3 * (np.arange(n_samples) % 3).reshape(
         -1, *[1] * len(shape)
     )
+    if _is_regression(attack):
+        y = X.reshape(n_samples, -1).sum(axis=1) + 0.1 * rng.rand(n_samples)
     return X, y
 
 
@@ -105,16 +117,15 @@ def _quiet(check):
     return quiet
 
 
-class _FirstColumn(ClassifierMixin, BaseEstimator):
+class _Constant(BaseEstimator):
     """A victim that every attack can be scored against."""
 
     def fit(self, X, y):
-        self.classes_ = np.unique(y)
+        self.answer_ = np.unique(y)[0]
         return self
 
     def predict(self, X):
-        X = np.asarray(X)
-        return np.full(len(X), self.classes_[0])
+        return np.full(len(X), self.answer_)
 
 
 def _numpy_state():
@@ -131,19 +142,19 @@ def _changed_rows(X, X_out):
 @_quiet
 def check_budget_zero_is_identity(attack):
     """Budget 0 poisons nothing and still sets everything else up."""
-    X, y = _data()
+    X, y = _data(attack)
     attack = _with(attack, budget=0, random_state=0)
     data = attack.poison(X, y)
     np.testing.assert_array_equal(data.X, X)
     np.testing.assert_array_equal(data.y, y)
     assert data.poison_mask.shape == (len(X),) and not data.poison_mask.any()
-    assert 0 <= attack.attack_success(_FirstColumn().fit(X, y).predict, X, y) <= 1
+    assert 0 <= attack.attack_success(_Constant().fit(X, y).predict, X, y) <= 1
 
 
 @_quiet
 def check_budget_is_never_exceeded(attack):
     """No budget, as count or share, is overstepped; the mask tells what changed."""
-    X, y = _data()
+    X, y = _data(attack)
     for budget in (1, 0.05, 0.29, 7, 1.0):
         attack = _with(attack, budget=budget, random_state=0)
         data = attack.poison(X, y)
@@ -162,7 +173,7 @@ def check_budget_is_never_exceeded(attack):
 @_quiet
 def check_something_is_poisoned(attack):
     """A budget that allows rows changes some, and says which."""
-    X, y = _data(n_samples=90)
+    X, y = _data(attack, n_samples=90)
     data = _with(attack, budget=0.2, random_state=0).poison(X, y)
     assert data.poison_mask.any()
     rows = data.poison_indices
@@ -178,7 +189,7 @@ def check_something_is_poisoned(attack):
 @_quiet
 def check_bad_budget_is_refused(attack):
     """A budget out of range raises and names the parameter."""
-    X, y = _data()
+    X, y = _data(attack)
     for budget in (-1, -0.1, 1.5, len(X) + 1, float("nan"), "all", None, True):
         try:
             _with(attack, budget=budget).poison(X, y)
@@ -191,7 +202,7 @@ def check_bad_budget_is_refused(attack):
 @_quiet
 def check_same_seed_same_poison(attack):
     """One seed gives one result, in scripts and in fits; others differ in rows."""
-    X, y = _data(n_samples=90)
+    X, y = _data(attack, n_samples=90)
     first, again = (
         _with(attack, budget=0.2, random_state=0).poison(X, y) for _ in range(2)
     )
@@ -206,7 +217,7 @@ def check_global_streams_are_untouched(attack):
     """The global streams of Python, NumPy and torch are neither read nor moved."""
     import torch
 
-    X, y = _data()
+    X, y = _data(attack)
     for state in (0, None):
         python, torch_state = random.getstate(), torch.get_rng_state()
         numpy_state = _numpy_state()
@@ -219,7 +230,7 @@ def check_global_streams_are_untouched(attack):
 @_quiet
 def check_smaller_budgets_are_nested(attack):
     """The rows of a smaller budget are among those of a larger one."""
-    X, y = _data(n_samples=120)
+    X, y = _data(attack, n_samples=120)
     for seed in range(3):
         smaller: set[int] = set()
         for budget in (0.02, 0.05, 0.11, 0.2):
@@ -233,7 +244,7 @@ def check_smaller_budgets_are_nested(attack):
 @_quiet
 def check_inputs_are_not_modified(attack):
     """Neither X nor y nor the attack's own parameters are written to."""
-    X, y = _data()
+    X, y = _data(attack)
     X_before, y_before = X.copy(), y.copy()
     attack = _with(attack, budget=0.3, random_state=0)
     before = pickle.dumps(attack.get_params())
@@ -248,7 +259,7 @@ def check_inputs_are_not_modified(attack):
 @_quiet
 def check_images(attack):
     """Images in (n, C, H, W) are taken and handed back in that shape."""
-    X, y = _data(shape=(1, 6, 6))
+    X, y = _data(attack, shape=(1, 6, 6))
     data = _with(attack, budget=0.2, random_state=0).poison(X, y)
     assert np.asarray(data.X).shape[1:] == X.shape[1:]
 
@@ -260,7 +271,7 @@ def check_round_trips(attack):
 
     import torch
 
-    X, y = _data()
+    X, y = _data(attack)
     attack = _with(attack, budget=0.2, random_state=0)
     attack.poison(X, y)
     for name, value in vars(attack).items():
@@ -282,11 +293,11 @@ def check_round_trips(attack):
 @_quiet
 def check_attack_success_is_a_share(attack):
     """``attack_success`` lies in [0, 1] and is the mean of the outcomes."""
-    X, y = _data()
-    X_test, y_test = _data(seed=1)
+    X, y = _data(attack)
+    X_test, y_test = _data(attack, seed=1)
     attack = _with(attack, budget=0.2, random_state=0)
     attack.poison(X, y)
-    predict = _FirstColumn().fit(X, y).predict
+    predict = _Constant().fit(X, y).predict
     success = attack.attack_success(predict, X_test, y_test)
     outcomes = attack.attack_outcomes(predict, X_test, y_test)
     assert 0 <= success <= 1 and success == np.mean(outcomes)
@@ -295,7 +306,7 @@ def check_attack_success_is_a_share(attack):
 @_quiet
 def check_unlabelled_data_is_refused(attack):
     """y is required, and said to be."""
-    X, _ = _data()
+    X, _ = _data(attack)
     try:
         clone(attack).poison(X, None)
     except ValueError as error:
@@ -310,7 +321,7 @@ def check_unlabelled_data_is_refused(attack):
 @_quiet
 def check_replay_equals_crafting(attack):
     """``fit_transform`` equals ``fit().transform()``, in any order and batch."""
-    X, y = _data()
+    X, y = _data(attack)
     attack = _with(attack, budget=0.2, random_state=0)
     poisoned = clone(attack).fit_transform(X, y)
     attack.fit(X, y)
@@ -324,8 +335,8 @@ def check_replay_equals_crafting(attack):
 @_quiet
 def check_only_poisoned_rows_change(attack):
     """Rows of `poison_indices_` change, all others and all unseen rows do not."""
-    X, y = _data()
-    unseen, _ = _data(seed=1)
+    X, y = _data(attack)
+    unseen, _ = _data(attack, seed=1)
     attack = _with(attack, budget=0.2, random_state=0).fit(X, y)
     changed = _changed_rows(X, attack.transform(X))
     assert set(changed) <= set(attack.poison_indices_)
@@ -336,7 +347,7 @@ def check_only_poisoned_rows_change(attack):
 @_quiet
 def check_equal_rows_share_one_fate(attack):
     """Copies of a row are poisoned alike, and never when their labels differ."""
-    X, y = _data(n_samples=30)
+    X, y = _data(attack, n_samples=30)
     X, y = np.concatenate([X, X[:12]]), np.concatenate([y, y[:12]])
     y[36:] = np.roll(y[36:], 1)  # copies with another label
     attack = _with(attack, budget=0.5, random_state=0)
@@ -351,7 +362,7 @@ def check_equal_rows_share_one_fate(attack):
 @_quiet
 def check_dtypes(attack):
     """float32 and float64 come back as they came, and know each other's rows."""
-    X, y = _data()
+    X, y = _data(attack)
     attack = _with(attack, budget=0.2, random_state=0).fit(X, y)
     wide, narrow = attack.transform(X), attack.transform(X.astype(np.float32))
     assert wide.dtype == np.float64 and narrow.dtype == np.float32
@@ -363,7 +374,7 @@ def check_dtypes(attack):
 @_quiet
 def check_uint8_images(attack):
     """uint8 images stay uint8."""
-    X, y = _data(shape=(1, 6, 6))
+    X, y = _data(attack, shape=(1, 6, 6))
     X = (255 * X).astype(np.uint8)
     attack = _with(attack, budget=0.2, random_state=0)
     out = attack.fit_transform(X, y)
@@ -374,12 +385,13 @@ def check_uint8_images(attack):
 @_quiet
 def check_works_in_pipeline_and_search(attack):
     """A step of a Pipeline, searched over its budget."""
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.model_selection import GridSearchCV
     from sklearn.pipeline import Pipeline
 
-    X, y = _data()
-    steps = [("attack", _with(attack, random_state=0)), ("clf", LogisticRegression())]
+    X, y = _data(attack)
+    victim = Ridge() if _is_regression(attack) else LogisticRegression()
+    steps = [("attack", _with(attack, random_state=0)), ("victim", victim)]
     search = GridSearchCV(
         Pipeline(steps), {"attack__budget": [0, 0.1]}, cv=2, error_score="raise"
     ).fit(X, y)
@@ -392,7 +404,7 @@ def check_data_frames(attack):
     pd = _import_pandas()
     if pd is None:
         return
-    X, y = _data()
+    X, y = _data(attack)
     frame = pd.DataFrame(X, columns=list("abcdef"), index=range(100, 160))
     attack = _with(attack, budget=0.2, random_state=0)
     for out in (
@@ -406,7 +418,7 @@ def check_data_frames(attack):
 @_quiet
 def check_eps_and_bounds(attack):
     """No perturbation leaves the eps ball or the box."""
-    X, y = _data()
+    X, y = _data(attack)
     attack = _with(attack, budget=0.5, eps=0.05, bounds=(0.0, 1.0), random_state=0)
     out = attack.fit_transform(X, y)
     norm = "l2" if getattr(attack, "norm", "linf") == "l2" else "linf"
@@ -417,7 +429,7 @@ def check_eps_and_bounds(attack):
 @_quiet
 def check_target_inside_data_is_refused(attack):
     """A target that is a training row raises."""
-    X, y = _data()
+    X, y = _data(attack)
     attack = _with(attack, targets=X[:1], target_labels=[y[1]])
     try:
         attack.fit(X, y)
@@ -432,16 +444,17 @@ def check_target_inside_data_is_refused(attack):
 
 @_quiet
 def check_containers_are_kept(attack):
-    """Frames, series, lists and sparse matrices come back in kind."""
+    """Frames, series and lists come back in kind, sparse matrices where taken."""
     from scipy import sparse
 
-    X, y = _data()
+    X, y = _data(attack)
     attack = _with(attack, budget=0.2, random_state=0)
     expected_X, expected_y = clone(attack).fit_resample(X, y)
     out_X, out_y = clone(attack).fit_resample(X.tolist(), y.tolist())
     assert isinstance(out_X, list) and isinstance(out_y, list)
     assert list(out_y) == list(expected_y)
-    for kind in (sparse.csr_matrix, sparse.csr_array, sparse.csc_matrix):
+    kinds = (sparse.csr_matrix, sparse.csr_array, sparse.csc_matrix)
+    for kind in kinds if get_tags(attack).input_tags.sparse else ():
         out_X, out_y = clone(attack).fit_resample(kind(X), y)
         assert sparse.issparse(out_X) and out_X.format in ("csr", "csc")
         np.testing.assert_array_equal(out_y, expected_y)
@@ -460,7 +473,7 @@ def check_containers_are_kept(attack):
 @_quiet
 def check_labels_stay_inside_classes(attack):
     """No label is made up, whatever the type of y."""
-    X, y = _data()
+    X, y = _data(attack)
     names, codes = np.unique(y, return_inverse=True)
     for labels in (y, codes - 1, 10 * codes, names[codes].astype(object), codes > 0):
         attack = _with(attack, budget=0.3, random_state=0)
@@ -470,12 +483,43 @@ def check_labels_stay_inside_classes(attack):
 
 
 @_quiet
+def check_numbers_stay_finite(attack):
+    """Numbers come back as finite numbers, floats in their own type."""
+    X, y = _data(attack)
+    whole = np.rint(10 * y)
+    pd = _import_pandas()
+    for given in (y, y.astype(np.float32), whole.astype(int), whole.astype(np.uint8)):
+        attack = _with(attack, budget=0.3, random_state=0)
+        _, y_out = attack.fit_resample(X, given)
+        assert np.isfinite(y_out).all()
+        wanted = {given.dtype} if given.dtype.kind == "f" else {given.dtype, y.dtype}
+        assert y_out.dtype in wanted
+        rows = attack.sample_indices_[attack.poison_indices_]
+        known = rows >= 0
+        np.testing.assert_array_equal(attack.y_original_[known], given[rows[known]])
+        if pd is not None:
+            _, series = clone(attack).fit_resample(X, pd.Series(given, name="price"))
+            assert series.name == "price" and series.dtype == y_out.dtype
+            np.testing.assert_array_equal(series, y_out)
+    for bad in (np.where(y == y[3], np.nan, y), np.array(["ant"] * len(y))):
+        try:
+            clone(attack).fit_resample(X, bad)
+        except ValueError as error:
+            assert "y must hold finite numbers" in str(error), error
+        else:
+            raise AssertionError("y without numbers was accepted")
+
+
+@_quiet
 def check_fit_changes_nothing(attack):
     """``fit`` validates and returns self."""
-    X, y = _data()
+    X, y = _data(attack)
     attack = _with(attack, budget=0.2, random_state=0)
     assert attack.fit(X, y) is attack
-    assert list(attack.classes_) == ["ant", "bee", "cat"]
+    if _is_regression(attack):
+        assert attack.y_scale_ == np.std(y) and not hasattr(attack, "classes_")
+    else:
+        assert list(attack.classes_) == ["ant", "bee", "cat"]
 
 
 def _import_pandas():
@@ -509,8 +553,6 @@ _PERTURBATION = [
     check_works_in_pipeline_and_search,
     check_data_frames,
 ]
-_SAMPLER = [
-    check_containers_are_kept,
-    check_labels_stay_inside_classes,
-    check_fit_changes_nothing,
-]
+_SAMPLER = [check_containers_are_kept, check_fit_changes_nothing]
+_CLASSIFICATION = [check_labels_stay_inside_classes]
+_REGRESSION = [check_numbers_stay_finite]

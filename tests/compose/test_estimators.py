@@ -6,15 +6,16 @@ import warnings
 import numpy as np
 import pytest
 from sklearn import config_context
-from sklearn.base import BaseEstimator
-from sklearn.datasets import load_digits, load_wine
+from sklearn.base import BaseEstimator, clone, is_regressor
+from sklearn.datasets import load_diabetes, load_digits, load_wine
 from sklearn.ensemble import IsolationForest, RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skpoison.attacks import BackdoorAttack, CleanLabelBackdoorAttack, LabelFlipAttack
 from skpoison.base import SamplerMixin
@@ -157,6 +158,95 @@ def test_sample_weights_follow_their_rows():
         PoisonedEstimator(AppendNoise(), LogisticRegression()).fit(
             X_WINE, Y_WINE, sample_weight=weights
         )
+
+
+class KnowsTheVictim(SamplerMixin, BaseEstimator):
+    """Flips the rows that its estimator is surest of; moves y of regressors."""
+
+    def __init__(self, estimator=None, surrogate=None, budget=0.1, random_state=None):
+        self.estimator = estimator
+        self.surrogate = surrogate
+        self.budget = budget
+        self.random_state = random_state
+
+    def _is_regression(self):
+        return is_regressor(self.estimator)
+
+    def _resample(self, X, y, n_rows, streams):
+        self.model_ = clone(self.estimator).fit(X, y)
+        found = self.model_.predict(X)
+        rows = np.argsort(-np.abs(found - y), kind="stable")[:n_rows]
+        y = y.copy()
+        y[rows] = y.max() - y[rows]
+        return X, y, rows, np.arange(len(y))
+
+
+def test_an_attack_learns_who_the_victim_is():
+    pipe = make_pipeline(StandardScaler(), RandomForestClassifier(5, random_state=3))
+    attack = KnowsTheVictim("victim", "victim", random_state=0)
+    model = PoisonedEstimator(attack, pipe, random_state=0).fit(X_WINE, Y_WINE)
+    assert attack.estimator == attack.surrogate == model.attack.estimator == "victim"
+    for known in (model.attack_.estimator, model.attack_.surrogate):
+        assert isinstance(known, Pipeline) and known is not pipe
+        assert known[-1].random_state == 3 and not hasattr(known[-1], "estimators_")
+    assert model.attack_.estimator is not model.attack_.surrogate
+    assert model.estimator_[-1].random_state != 3 and not hasattr(pipe[0], "mean_")
+    model = PoisonedEstimator(KnowsTheVictim("victim"))
+    model.fit(StandardScaler().fit_transform(X_WINE), Y_WINE)
+    assert isinstance(model.attack_.estimator, LogisticRegression)
+    assert model.attack_.surrogate is None
+
+
+def test_victims_that_are_meta_estimators_and_searches():
+    inner = FilteredEstimator(IsolationForest(n_estimators=5), SVC(), random_state=0)
+    nested = PoisonedEstimator(
+        KnowsTheVictim("victim"), PoisonedEstimator(KnowsTheVictim("victim"), inner)
+    ).fit(X_WINE, Y_WINE)
+    assert isinstance(nested.attack_.estimator, PoisonedEstimator)
+    assert isinstance(nested.estimator_.attack_.estimator, FilteredEstimator)
+    pipe = make_pipeline(StandardScaler(), LogisticRegression())
+    search = GridSearchCV(
+        PoisonedEstimator(KnowsTheVictim("victim"), pipe),
+        {"attack__budget": [0, 0.3], "estimator": [pipe, SVC()]},
+        scoring={"clean": "accuracy", "attack": attack_success_score},
+        refit="clean",
+        cv=3,
+        error_score="raise",
+    ).fit(X_WINE, Y_WINE)
+    assert search.best_params_["attack__budget"] == 0
+    attack = search.best_estimator_.attack_
+    assert type(attack.estimator) is type(search.best_params_["estimator"])
+
+
+def test_regressors_are_victims_too():
+    X, y = load_diabetes(return_X_y=True)
+    pipe = make_pipeline(StandardScaler(), Ridge())
+    search = GridSearchCV(
+        PoisonedEstimator(KnowsTheVictim("victim"), pipe, random_state=0),
+        {"attack__budget": [0, 0.3]},
+        scoring={"clean": "r2", "attack": attack_success_score},
+        refit="clean",
+        cv=3,
+        error_score="raise",
+    ).fit(X, y)
+    clean, poisoned = search.cv_results_["mean_test_clean"]
+    assert clean > 0.45 > poisoned
+    quiet, loud = search.cv_results_["mean_test_attack"]
+    assert 0 < quiet < 0.5 and quiet < loud
+    model = search.best_estimator_
+    assert is_regressor(model) and not hasattr(model, "classes_")
+    assert not hasattr(model.attack_, "classes_") and model.attack_.y_scale_ == y.std()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@parametrize_with_checks(
+    [
+        PoisonedEstimator(KnowsTheVictim("victim"), Ridge(), random_state=0),
+        PoisonedEstimator(BackdoorAttack(mode="append"), KNeighborsClassifier()),
+    ]
+)
+def test_sklearn_checks(estimator, check):
+    check(estimator)
 
 
 def test_metadata_routing():
