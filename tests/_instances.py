@@ -4,14 +4,19 @@ The common tests run scikit-learn's, imbalanced-learn's and our own checks over 
 `test_public_api` fails when a public estimator is missing.
 """
 
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import LocalOutlierFactor
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neighbors import KNeighborsClassifier, LocalOutlierFactor
+from sklearn.svm import SVC
 
 from skpoison.attacks import (
     BackdoorAttack,
+    BackGradientAttack,
+    BilevelPoisoningAttack,
     BlendTrigger,
     CleanLabelBackdoorAttack,
+    InfluenceAttack,
     LabelFlipAttack,
+    RegressionPoisoningAttack,
 )
 from skpoison.compose import FilteredEstimator, PoisonedEstimator
 from skpoison.defenses import LabelIssueDetector, MixupClassifier
@@ -26,8 +31,22 @@ def samplers():
         LabelFlipAttack("margin", cv=2),
         LabelFlipAttack("far", cv=2),
         LabelFlipAttack("adversarial", chunk_size=0.05),
+        LabelFlipAttack("influence", chunk_size=0.05),
         BackdoorAttack(),
         BackdoorAttack(mode="append"),
+        BilevelPoisoningAttack(max_iter=3),
+        BilevelPoisoningAttack(max_iter=3, init="adaptive", strategy="greedy"),
+        BackGradientAttack(max_iter=2, n_steps=20),
+    ]
+
+
+def numeric_samplers():
+    """Those that imbalanced-learn's suite has no data for: for numbers X, numbers y."""
+    return [
+        BilevelPoisoningAttack(SVC(), max_iter=3, init="mean_opposite"),
+        BilevelPoisoningAttack(KNeighborsClassifier(), max_iter=2),
+        RegressionPoisoningAttack(max_iter=3),
+        RegressionPoisoningAttack(init="statp", max_iter=0),
     ]
 
 
@@ -36,6 +55,9 @@ def perturbations():
     return [
         CleanLabelBackdoorAttack(),
         CleanLabelBackdoorAttack(BlendTrigger(), budget=0.2),
+        InfluenceAttack(max_iter=2),
+        InfluenceAttack(Ridge(), max_iter=2),
+        InfluenceAttack(SVC(), eps=0.1, norm="l2", max_iter=2),
         CleanLabelBackdoorAttack(
             eps=0.1, max_iter=2, surrogate=TorchClassifier(max_epochs=2, device="cpu")
         ),
@@ -43,7 +65,7 @@ def perturbations():
 
 
 def attacks():
-    return [*samplers(), *perturbations()]
+    return [*samplers(), *numeric_samplers(), *perturbations()]
 
 
 def detectors():
@@ -80,6 +102,12 @@ EXPECTED_IMBLEARN = {
     "check_samplers_fit": "there is no sampling_strategy_ to fit",
     "check_samplers_multiclass_ova": "y is 1-d; one-vs-all targets are refused",
     "check_samplers_sample_indices": "reads sampler_tags, which scikit-learn lacks",
+}
+
+#: The same for one sampler.
+EXPECTED_IMBLEARN_ONE = {
+    ("BackGradientAttack", "check_samplers_pandas_sparse"): "descent from zero depends "
+    "on centring, which the default encoder spares sparse columns",
 }
 
 #: Public classes that are no estimators of their own, with the reason.

@@ -4,16 +4,24 @@ import numbers
 import warnings
 
 import numpy as np
+from scipy import sparse
 from sklearn.base import BaseEstimator, clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
+from sklearn.svm import SVC, LinearSVC
+from sklearn.utils import check_consistent_length
 
+from skpoison.attacks._implicit._objectives import resolve_objective
+from skpoison.attacks._implicit._victim import Victim
 from skpoison.base import SamplerMixin
 from skpoison.utils import make_table_encoder, set_random_states
 from skpoison.utils._containers import flat_numeric, take_rows
 from skpoison.utils._validation import check_label, check_number, check_option
 
-_STRATEGIES = ["uniform", "pair", "confusion", "margin", "far", "adversarial"]
+_BLIND = ["uniform", "pair", "confusion"]
+_BY_SURROGATE = ["margin", "far", "adversarial", "alfa", "influence"]
+# fits of "alfa" before it settles for the flips it has; a handful is common
+_MAX_ROUNDS = 50
 
 
 class LabelFlipAttack(SamplerMixin, BaseEstimator):
@@ -34,7 +42,11 @@ class LabelFlipAttack(SamplerMixin, BaseEstimator):
           class, the flips that are hardest to notice;
         - "far": the rows farthest from it to their least likely class;
         - "adversarial": rows and labels chosen against a surrogate that is refitted
-          as the flips go on, see Notes.
+          as the flips go on, see Notes;
+        - "alfa": the flips that a support vector machine is misled by most, for two
+          classes [1]_;
+        - "influence": the flips that, to first order, raise a differentiable
+          surrogate's validation loss most [2]_.
     budget : int or float, default=0.1
         Rows that are flipped: a count, or a share of all rows, floored.
     pairs : dict, default=None
@@ -44,29 +56,39 @@ class LabelFlipAttack(SamplerMixin, BaseEstimator):
         For "confusion": row i holds the probabilities of the labels given to rows of
         class i. The budget decides how many rows change; the matrix decides which,
         in proportion to its off-diagonal mass.
-    surrogate : classifier, default=None
-        For "margin", "far" and "adversarial". None is a logistic regression behind
+    surrogate : classifier or "victim", default=None
+        For "margin", "far", "adversarial", "alfa" and "influence". None is a logistic
+        regression, for "alfa" a linear SVC, behind
         :func:`~skpoison.utils.make_table_encoder`. Needs ``predict_proba`` or
-        ``decision_function``.
+        ``decision_function``; for "alfa" it must be an SVC or LinearSVC, for
+        "influence" a classifier with a derivative such as LogisticRegression,
+        RidgeClassifier, LinearSVC or SVC, alone or at the end of a pipeline. "victim"
+        is the estimator of the :class:`~skpoison.compose.PoisonedEstimator` around.
+    validation_data : (X, y), default=None
+        For "influence": the rows whose loss is raised. None is the clean training
+        rows.
     cv : int, default=5
         Folds of the out-of-fold margins of "margin" and "far".
     chunk_size : int or float, default=0.01
-        For "adversarial": rows flipped between two fits of the surrogate, a count or
-        a share of all rows. Smaller is stronger and slower.
+        For "adversarial" and "influence": rows flipped between two fits of the
+        surrogate, a count or a share of all rows. Smaller is stronger and slower.
     random_state : None, int, RandomState or Generator, default=None
-        The rows of a smaller budget are among those of a larger one.
+        The rows of a smaller budget are among those of a larger one, but for "alfa".
 
     Attributes
     ----------
     poison_indices_, sample_indices_, poison_mask_, n_poisoned_, y_original_, classes_
         See :class:`~skpoison.base.BaseAttack`.
     surrogate_ : classifier
-        For "adversarial": as last fitted; a default one on encoded rows.
+        For "adversarial" and "alfa": as last fitted; a default one on encoded rows.
 
     Raises
     ------
     ValueError
-        An option out of range, a class that is not in y, a matrix that is none.
+        An option out of range, a class that is not in y, a matrix that is none, more
+        than two classes for "alfa".
+    TypeError
+        A surrogate that the strategy can't use.
 
     Warns
     -----
@@ -84,10 +106,27 @@ class LabelFlipAttack(SamplerMixin, BaseEstimator):
     keeps the flips of a smaller budget among those of a larger one. The first chunk
     has no tainted model yet and takes the flips that the clean model objects to most.
 
+    "alfa" is that alternation. With l the hinge loss, f the clean machine and g the
+    tainted one, it looks for the flips that minimise ``|g|^2 / 2 + C sum_i [l(g(x_i),
+    z_i) - l(f(x_i), z_i)]``, z the labels after the flips. For given g the linear
+    program over flips of equal cost is solved by sorting, and its solution is whole
+    flips, so that the weighted fit of g is a fit on flipped labels; each step lowers
+    the objective, until the flips stay the same. The program is solved anew for each
+    budget: flips of a smaller one need not be among those of a larger one. Of a
+    LinearSVC l is its own `loss`.
+
+    "influence" solves one linear system for the effect that weight on any row with any
+    label has on the validation loss through the refitted surrogate, and ranks the
+    flips by the effect of the new label less that of the old; after each `chunk_size`
+    flips the surrogate is fitted and the system solved again. A flip is no small step
+    for its row: the estimate is as good as one row is small among all.
+
     References
     ----------
-    Xiao, Xiao and Eckert (2012), Adversarial label flips attack on support vector
-    machines. ECAI.
+    .. [1] Xiao, Xiao and Eckert (2012), Adversarial label flips attack on support
+       vector machines. ECAI.
+    .. [2] Koh and Liang (2017), Understanding black-box predictions via influence
+       functions. ICML.
 
     Examples
     --------
@@ -114,6 +153,7 @@ class LabelFlipAttack(SamplerMixin, BaseEstimator):
         pairs=None,
         confusion_matrix=None,
         surrogate=None,
+        validation_data=None,
         cv=5,
         chunk_size=0.01,
         random_state=None,
@@ -123,12 +163,13 @@ class LabelFlipAttack(SamplerMixin, BaseEstimator):
         self.pairs = pairs
         self.confusion_matrix = confusion_matrix
         self.surrogate = surrogate
+        self.validation_data = validation_data
         self.cv = cv
         self.chunk_size = chunk_size
         self.random_state = random_state
 
     def _check_params(self, X, y):
-        check_option("strategy", self.strategy, _STRATEGIES)
+        check_option("strategy", self.strategy, [*_BLIND, *_BY_SURROGATE])
         check_number("cv", self.cv, low=2, integer=True)
         if isinstance(self.chunk_size, numbers.Integral):
             check_number("chunk_size", self.chunk_size, low=1, integer=True)
@@ -138,6 +179,15 @@ class LabelFlipAttack(SamplerMixin, BaseEstimator):
             self._partners()
         if self.strategy == "confusion":
             self._transition()
+        if self.strategy in _BY_SURROGATE and isinstance(self.surrogate, str):
+            check_option("surrogate", self.surrogate, ["victim"])
+            raise ValueError(
+                "surrogate='victim' needs a PoisonedEstimator around the attack"
+            )
+        if self.strategy == "alfa":
+            self._check_alfa()
+        if self.strategy == "influence":
+            self._validation_rows()
 
     def _resample(self, X, y, n_rows, streams):
         if n_rows == 0 or len(self.classes_) < 2:
@@ -258,9 +308,7 @@ class LabelFlipAttack(SamplerMixin, BaseEstimator):
 
     def _adversarial(self, X, y, n_rows, streams):
         X, model = self._prepare(X, streams)
-        chunk = self.chunk_size
-        if not isinstance(chunk, numbers.Integral):
-            chunk = max(1, int(chunk * len(y)))
+        chunk = self._chunk(len(y))
         clean = _log_proba(model.fit(X, y), X, y)
         tainted_labels = y.copy()
         rows = np.empty(0, dtype=int)
@@ -280,13 +328,128 @@ class LabelFlipAttack(SamplerMixin, BaseEstimator):
         self.surrogate_ = model
         return rows, tainted_labels[rows]
 
-    def _prepare(self, X, streams):
+    def _check_alfa(self):
+        if len(self.classes_) > 2:
+            raise ValueError(
+                "strategy='alfa' is binary: it is defined for two classes, but y has "
+                f"{len(self.classes_)}; strategy='adversarial' and "
+                "strategy='influence' take any number"
+            )
+        if self.surrogate is not None and not isinstance(
+            _last(self.surrogate), SVC | LinearSVC
+        ):
+            raise TypeError(
+                "surrogate must be an SVC or LinearSVC, alone or at the end of a "
+                f"pipeline, for strategy='alfa', got {self.surrogate!r}"
+            )
+
+    def _alfa(self, X, y, n_rows, streams):
+        X, model = self._prepare(X, streams, SVC(kernel="linear"))
+        squared = getattr(_last(model), "loss", "hinge") == "squared_hinge"
+
+        def objection(model):
+            """How much more loss the flipped label of each row has than its own."""
+            margin = model.decision_function(X) * np.where(y == 1, 1.0, -1.0)
+            own, flipped = ((1 - s * margin).clip(min=0) for s in (1, -1))
+            return flipped**2 - own**2 if squared else flipped - own
+
+        clean = objection(model.fit(X, y))
+        tainted, chosen = 0.0, np.zeros(len(y), dtype=bool)
+        for _ in range(_MAX_ROUNDS):
+            cost = tainted - clean
+            rows = np.argsort(cost, kind="stable")[:n_rows]
+            flips = np.isin(np.arange(len(y)), rows)
+            labels = np.where(flips, 1 - y, y)
+            if np.array_equal(flips, chosen) or len(np.unique(labels)) < 2:
+                break
+            chosen = flips
+            model = clone(model).fit(X, labels)
+            tainted = objection(model)
+        self.surrogate_ = model
+        return rows, labels[rows]
+
+    def _validation_rows(self):
+        """Return the rows and codes of `validation_data`, or None twice."""
+        if self.validation_data is None:
+            return None, None
+        if (
+            not isinstance(self.validation_data, tuple | list)
+            or len(self.validation_data) != 2
+        ):
+            raise TypeError(
+                "validation_data must be None or a pair (X, y), got "
+                f"{type(self.validation_data).__name__}"
+            )
+        X_val, y_val = self.validation_data
+        X_val, labels = flat_numeric(X_val), np.asarray(y_val).ravel()
+        check_consistent_length(X_val, labels)
+        known, codes = np.unique(labels, return_inverse=True)
+        own = [check_label("validation_data y", c, self.classes_) for c in known]
+        return X_val, np.array(own)[codes]
+
+    def _influence(self, X, y, n_rows, streams):
+        X_val, y_val = self._validation_rows()
+        X = flat_numeric(X)
+        if self.surrogate is None:
+            encoder = make_table_encoder(X).fit(X)
+            X = encoder.transform(X)
+            X_val = X_val if X_val is None else encoder.transform(X_val)
+            model = LogisticRegression()
+        else:
+            model = clone(self.surrogate)
+            set_random_states(model, streams, only_missing=True)
+        if not hasattr(model, "steps"):  # a pipeline knows what to do with a matrix
+            X, X_val = (a.toarray() if sparse.issparse(a) else a for a in (X, X_val))
+        if X_val is None:
+            X_val, y_val = X, y
+        victim = Victim(model, classes=self.classes_)
+        objective = resolve_objective("auto", victim.learner)
+
+        def effects(solved):
+            """Change of the loss by one more copy of each row, under each label."""
+            features = solved.features(X)
+            V = features if X_val is X else solved.features(X_val)
+            _, G = objective(solved.solution.scores(V), y_val)
+            adjoint = solved.solution.adjoint(V, G)
+            return np.column_stack(
+                [
+                    adjoint.gain(features, np.full(len(y), c))
+                    for c in range(len(self.classes_))
+                ]
+            )
+
+        chunk = self._chunk(len(y))
+        labels = y.copy()
+        rows = np.empty(0, dtype=int)
+        solved = victim.solve(X, y)
+        by_label = effects(solved)
+        own = np.arange(len(y)), y
+        while len(rows) < n_rows:
+            gain = by_label - by_label[own][:, None]
+            gain[own] = -np.inf
+            gain[rows] = -np.inf
+            best = gain.max(axis=1)
+            order = np.argsort(-best, kind="stable")[: min(chunk, len(y) - len(rows))]
+            labels[order] = gain.argmax(axis=1)[order]
+            rows = np.concatenate([rows, order])
+            # without a class there is no optimum to differentiate
+            if len(rows) < n_rows and len(np.unique(labels)) == len(self.classes_):
+                solved = victim.solve(X, labels, start=solved)
+                by_label = effects(solved)
+        return rows, labels[rows]
+
+    def _chunk(self, n_samples):
+        if isinstance(self.chunk_size, numbers.Integral):
+            return int(self.chunk_size)
+        return max(1, int(self.chunk_size * n_samples))
+
+    def _prepare(self, X, streams, default=None):
         """Return X as the surrogate takes it, and an unfitted surrogate."""
         X = flat_numeric(X)
         if self.surrogate is None:
             # the encoder reads no label: once for all fits
             X = make_table_encoder(X).fit_transform(X)
-            return X, LogisticRegression(max_iter=300)
+            return X, LogisticRegression(max_iter=300) if default is None else default
         if not any(
             hasattr(self.surrogate, name)
             for name in ("predict_proba", "decision_function")
@@ -305,6 +468,13 @@ class LabelFlipAttack(SamplerMixin, BaseEstimator):
             )
         set_random_states(model, streams, only_missing=True)
         return X, model
+
+
+def _last(estimator):
+    """Return the final step of nested pipelines."""
+    while hasattr(estimator, "steps"):
+        estimator = estimator.steps[-1][1]
+    return estimator
 
 
 def _log_proba(model, X, y):

@@ -46,6 +46,8 @@ class LegalRows:
         Columns of Z.
     n_mobile : int
         Columns of X that can change.
+    whole : ndarray of int
+        Coordinates of columns of whole numbers.
 
     Notes
     -----
@@ -176,18 +178,22 @@ class LegalRows:
                         f"bounds={bounds!r} hold no whole number for column "
                         f"{_name(X, j)!r}"
                     )
-                if least < a or most > b:
+                slack = 0.0
+                if dtype.kind == "f":  # the rounding errors of a scaler
+                    slack = 8 * np.finfo(dtype).eps * max(abs(least), abs(most))
+                if least < a - slack or most > b + slack:
                     raise ValueError(
                         f"X lies outside bounds={bounds!r}: column {_name(X, j)!r} "
                         f"spans [{least:g}, {most:g}]"
                     )
+                a, b = min(a, least), max(b, most)
                 if np.isfinite(given[:, j]).all():
                     unit = float(a), float(b)
             low.append(a)
             high.append(b)
             origin.append(unit[0])
             end.append(unit[1])
-        self._is_whole = np.flatnonzero(np.array(is_whole, dtype=bool))
+        self.whole = np.flatnonzero(np.array(is_whole, dtype=bool))
         # arrays are cut off at once, frames column by column in the type of each
         self._low = np.array(low, dtype=X.dtype) if self._is_array else low
         self._high = np.array(high, dtype=X.dtype) if self._is_array else high
@@ -291,8 +297,8 @@ class LegalRows:
         values += self._origin
         moved = u != start
         moved &= np.isfinite(start)
-        if len(self._is_whole):
-            values[:, self._is_whole] = np.rint(values[:, self._is_whole])
+        if len(self.whole):
+            values[:, self.whole] = np.rint(values[:, self.whole])
         for group in self._groups:
             values[:, group] = _one_hot(u[:, group])
             is_known = np.isfinite(numbers[:, group]).all(axis=1, keepdims=True)
@@ -395,8 +401,8 @@ class LegalRows:
         numbers = self._numbers(rows)
         is_known = np.isfinite(numbers)
         fits = (numbers >= self._floor) & (numbers <= self._ceil)
-        whole = numbers[:, self._is_whole]
-        fits[:, self._is_whole] &= whole == np.rint(whole)
+        whole = numbers[:, self.whole]
+        fits[:, self.whole] &= whole == np.rint(whole)
         for group in self._groups:
             bits = numbers[:, group]
             fits[:, group] &= (bits == 0) | (bits == 1)

@@ -2,16 +2,26 @@
 
 import numpy as np
 import pytest
+from scipy import sparse
+from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.model_selection import StratifiedKFold
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
+from sklearn.preprocessing import KBinsDiscretizer, StandardScaler
+from sklearn.svm import SVC, LinearSVC
 
 from skpoison.attacks import LabelFlipAttack
+from skpoison.attacks._implicit._objectives import resolve_objective
+from skpoison.attacks._implicit._victim import Victim
 
 X_DIGITS, Y_DIGITS = load_digits(return_X_y=True)
+
+
+def _cancer():
+    X, y = load_breast_cancer(return_X_y=True)
+    return StandardScaler().fit_transform(X), y
 
 
 def _flipped(attack, X=X_DIGITS, y=Y_DIGITS):
@@ -105,6 +115,20 @@ def test_surrogate_without_scores_is_refused():
         LabelFlipAttack("far", surrogate=KMeans()).poison(X_DIGITS, Y_DIGITS)
 
 
+STRATEGIES_BY_SURROGATE = ["margin", "far", "adversarial", "alfa", "influence"]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES_BY_SURROGATE)
+def test_the_victim_as_surrogate_needs_a_victim(strategy):
+    X, y = _cancer()
+    attack = LabelFlipAttack(strategy, surrogate="victim")
+    with pytest.raises(ValueError, match="'victim' needs a PoisonedEstimator around"):
+        attack.poison(X, y)
+    with pytest.raises(ValueError, match="surrogate must be one of 'victim'"):
+        attack.set_params(surrogate="svc").poison(X, y)
+    LabelFlipAttack("uniform", surrogate="victim").poison(X, y)  # which needs none
+
+
 def test_margin_flips_are_near_and_far_flips_are_far():
     X, y = load_breast_cancer(return_X_y=True)
     X = StandardScaler().fit_transform(X)
@@ -164,7 +188,181 @@ def test_data_frames_with_text_and_gaps():
     frame = pd.DataFrame({"a": rng.randn(200), "b": np.where(y == "yes", "u", "v")})
     frame.loc[::7, "a"] = np.nan
     frame.loc[::9, "b"] = None
-    for strategy in ("uniform", "margin", "far", "adversarial"):
+    for strategy in ("uniform", "margin", "far", "adversarial", "alfa", "influence"):
         data = LabelFlipAttack(strategy, random_state=0).poison(frame, y)
         assert data.X is frame and isinstance(data.y, pd.Series)
         assert (data.y != y).sum() == 20
+
+
+def _paired_loss(load, strategies, victims, budget=0.15, **params):
+    """Accuracy that each strategy costs beyond uniform flips: one figure a fold."""
+    X, y = load(return_X_y=True)
+    accuracy = {"uniform": [], **{strategy: [] for strategy in strategies}}
+    for seed, (train, test) in enumerate(
+        StratifiedKFold(3, shuffle=True, random_state=0).split(X, y)
+    ):
+        for strategy, found in accuracy.items():
+            attack = LabelFlipAttack(strategy, budget=budget, random_state=seed)
+            if strategy != "uniform":
+                attack.set_params(**params)
+            data = attack.poison(X[train], y[train])
+            assert attack.n_poisoned_ == int(budget * len(train))
+            for victim in victims:
+                model = make_pipeline(StandardScaler(), victim).fit(data.X, data.y)
+                found.append(model.score(X[test], y[test]))
+    uniform = np.array(accuracy.pop("uniform"))
+    return {strategy: uniform - found for strategy, found in accuracy.items()}
+
+
+def test_alfa_and_influence_beat_uniform_flips_of_two_classes():
+    victims = LogisticRegression(max_iter=300), SVC(), SVC(kernel="linear")
+    strategies = ["alfa", "influence"]
+    for lost in _paired_loss(load_breast_cancer, strategies, victims).values():
+        assert (lost > 0.05).all() and lost.mean() > 0.1
+
+
+def test_influence_beats_uniform_flips_of_ten_classes():
+    victims = [LogisticRegression(max_iter=300)]
+    for surrogate in (None, make_pipeline(StandardScaler(), RidgeClassifier())):
+        params = {"surrogate": surrogate, "chunk_size": 0.05}
+        lost = _paired_loss(load_digits, ["influence"], victims, **params)["influence"]
+        assert (lost > 0.04).all() and lost.mean() > 0.06
+
+
+@pytest.mark.parametrize(
+    "surrogate",
+    [None, LinearSVC(), make_pipeline(StandardScaler(), SVC(gamma=0.1))],
+    ids=repr,
+)
+def test_alfa_ends_where_its_two_steps_agree(surrogate):
+    """The program for the machine it ended with gives the flips it ended with."""
+    X, y = _cancer()
+    attack = LabelFlipAttack("alfa", surrogate=surrogate, random_state=0)
+    rows, labels = _flipped(attack, X, y)
+    np.testing.assert_array_equal(labels, 1 - y[rows])
+    power = 2 if isinstance(surrogate, LinearSVC) else 1
+
+    def objection(model):
+        margin = model.decision_function(X) * (2 * y - 1)
+        return (1 + margin).clip(0) ** power - (1 - margin).clip(0) ** power
+
+    clean = SVC(kernel="linear") if surrogate is None else surrogate
+    cost = objection(attack.surrogate_) - objection(clone(clean).fit(X, y))
+    tolerance = 0.05 * cost.std()  # the machines stop short of their optimum
+    assert cost[rows].max() <= np.sort(cost)[len(rows) - 1] + tolerance
+
+
+def test_alfa_is_for_two_classes_and_margin_machines():
+    X, y = load_wine(return_X_y=True)
+    with pytest.raises(ValueError, match="binary.*has 3; strategy='adversarial' and"):
+        LabelFlipAttack("alfa").fit(X, y)
+    X, y = _cancer()
+    for surrogate in (LogisticRegression(), make_pipeline(RidgeClassifier())):
+        with pytest.raises(TypeError, match="surrogate must be an SVC or LinearSVC"):
+            LabelFlipAttack("alfa", surrogate=surrogate).fit(X, y)
+
+
+def test_alfa_survives_any_budget_and_any_labels():
+    X, y = _cancer()
+    X, y = X[:60], np.where(y[:60] == 1, "benign", "malignant")
+    for budget in (0, 1, 30, 59, 60):
+        attack = LabelFlipAttack("alfa", budget=budget)
+        data = attack.poison(X, y)
+        assert (data.y != y).sum() == budget and set(data.y) <= {"benign", "malignant"}
+
+
+@pytest.mark.parametrize(
+    "surrogate",
+    [LogisticRegression(), RidgeClassifier(), LinearSVC(), SVC(gamma=0.1)],
+    ids=repr,
+)
+def test_influence_takes_the_flips_of_largest_effect(surrogate):
+    """The effect of a flip, by moving some weight from a row to its relabelled copy.
+
+    Each effect is found by solving the surrogate anew.
+    """
+    X, y = load_wine(return_X_y=True)
+    X = StandardScaler().fit_transform(X)
+    X, y, X_val, y_val = X[::3], y[::3], X[1::3], y[1::3]
+    victim = Victim(surrogate, classes=np.unique(y))
+    objective = resolve_objective("auto", victim.learner)
+    start = victim.solve(X, y)
+    clean = objective(start.scores(X_val), y_val)[0]
+    effect = np.zeros((len(y), 3))
+    for i in range(len(y)):
+        X_more, weights = np.vstack([X, X[i]]), np.ones(len(y) + 1)
+        weights[[i, -1]] = 1 - 1e-4, 1e-4
+        for c in range(3):
+            solved = victim.solve(X_more, np.append(y, c), weights, start=start)
+            effect[i, c] = objective(solved.scores(X_val), y_val)[0] - clean
+    attack = LabelFlipAttack("influence", budget=5, chunk_size=5, surrogate=surrogate)
+    data = attack.set_params(validation_data=(X_val, y_val)).poison(X, y)
+    best = np.argsort(-effect.max(axis=1))[:5]
+    np.testing.assert_array_equal(np.sort(best), data.poison_indices)
+    np.testing.assert_array_equal(
+        data.y[data.poison_indices], effect.argmax(axis=1)[data.poison_indices]
+    )
+
+
+def test_influence_takes_validation_rows():
+    """Of a class that alone is to be misread, above all its own rows are flipped."""
+    X, y = load_wine(return_X_y=True)
+    names = np.array(["a", "b", "c"])[y]
+    attack = LabelFlipAttack("influence", budget=20)
+    attack.validation_data = X[y == 0], names[y == 0]
+    data = attack.poison(X, names)
+    assert np.mean(data.y_original == "a") > 0.7
+    rest = LabelFlipAttack("influence", budget=20).poison(X, names)
+    assert np.mean(rest.y_original == "a") < 0.6
+
+
+@pytest.mark.parametrize(
+    "data, error, message",
+    [
+        (np.eye(3), TypeError, r"validation_data must be None or a pair \(X, y\)"),
+        ((np.eye(3), [0, 1]), ValueError, "inconsistent numbers of samples"),
+        ((np.eye(2), [0, 7]), ValueError, "validation_data y=7 is not among"),
+    ],
+)
+def test_bad_validation_data_are_named(data, error, message):
+    attack = LabelFlipAttack("influence", budget=1, validation_data=data)
+    with pytest.raises(error, match=message):
+        attack.fit(np.eye(4), [0, 0, 1, 1])
+
+
+def test_influence_needs_a_derivative():
+    attack = LabelFlipAttack("influence", surrogate=KNeighborsClassifier())
+    with pytest.raises(TypeError, match="KNeighborsClassifier has no gradient"):
+        attack.poison(*_cancer())
+
+
+def test_influence_differentiates_no_preprocessing():
+    """Any step will do before a surrogate: rows move, labels do not pass through it."""
+    X, y = _cancer()
+    surrogate = make_pipeline(
+        KBinsDiscretizer(4, quantile_method="averaged_inverted_cdf")
+        if "quantile_method" in KBinsDiscretizer().get_params()
+        else KBinsDiscretizer(4),
+        LogisticRegression(),
+    )
+    rows, _ = _flipped(LabelFlipAttack("influence", surrogate=surrogate), X, y)
+    assert len(rows) == 56
+
+
+def test_influence_takes_any_budget_and_sparse_rows():
+    X, y = load_wine(return_X_y=True)
+    X, y = X[::3], y[::3]
+    for budget in (1, 30, len(y)):
+        attack = LabelFlipAttack("influence", budget=budget, chunk_size=0.1)
+        assert len(_flipped(attack, X, y)[0]) == budget
+    dense, _ = _flipped(LabelFlipAttack("influence", budget=9), X, y)
+    found = LabelFlipAttack("influence", budget=9).poison(sparse.csr_array(X), y)
+    # centring leaves a linear model with an intercept as it is
+    np.testing.assert_array_equal(found.poison_indices, dense)
+
+
+def test_influence_flips_of_a_smaller_budget_are_among_those_of_a_larger_one():
+    X, y = _cancer()
+    small, _ = _flipped(LabelFlipAttack("influence", budget=0.05), X, y)
+    large, _ = _flipped(LabelFlipAttack("influence", budget=0.11), X, y)
+    assert set(small) < set(large)

@@ -1,0 +1,1 @@
+"""Gradients of trained classical models by their training rows, and what uses them."""
