@@ -1,5 +1,6 @@
 """The main job: how poisonable is an estimator, and what does each defense buy?"""
 
+from skpoison.audit import _entries  # noqa: F401  (fills the registry)
 from skpoison.audit._registry import (
     AttackEntry,
     AuditContext,

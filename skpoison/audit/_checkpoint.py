@@ -1,39 +1,9 @@
 """Results on disk, so that a killed audit goes on where it was."""
 
 import json
-import os
-import tempfile
 from pathlib import Path
 
-
-def write_atomically(path, text):
-    """Write a text file whole or not at all.
-
-    Parameters
-    ----------
-    path : str or Path
-    text : str
-    """
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name}.", suffix=".part"
-    )
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+from skpoison.utils._files import write_atomically
 
 
 class Checkpoint:
@@ -81,7 +51,7 @@ class Checkpoint:
         if self.folder is None or job in self._results:
             return self._results.get(job)
         path = self.folder / "jobs" / f"{job}.json"
-        return _read(path, ["rows", "n_poisoned", "notes"]) if path.exists() else None
+        return _read(path, ["rows", "notes", "stand_ins"]) if path.exists() else None
 
     def put(self, job, result):
         """Keep the result of a job."""

@@ -49,6 +49,25 @@ def _check_writable(report):
         ) from None
 
 
+def _victims(spec, X, y, target, task, n_folds, trust):
+    """Return the estimators to attack, checked against task and target."""
+    from skpoison.audit import _ingest
+    from skpoison.audit._registry import check_victim
+
+    if spec is None:
+        if task == "auto":
+            task = _ingest.choose_task(y, n_folds)
+        victims = _ingest.default_estimators(X, task)
+    else:
+        victims = {spec: _ingest.load_estimator(spec, X, trust)}
+        found = check_victim(spec, victims[spec])
+        if task not in ("auto", found):
+            raise _Failure(f"--task {task}: {spec} is for {found}")
+        task = found
+    _ingest.check_target(y, target, task)
+    return victims
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(skpoison.__version__, prog_name="skpoison")
 def cli():
@@ -57,12 +76,20 @@ def cli():
 
 @cli.command()
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--target", required=True, help="Column of the labels.")
+@click.option("--target", required=True, help="Column of the labels or numbers.")
+@click.option(
+    "--task",
+    type=click.Choice(["auto", "classification", "regression"]),
+    default="auto",
+    show_default=True,
+    help="auto: what the estimator is for; without one, regression for numbers with "
+    "fractions, or of more than 20 values one of which is rarer than the folds.",
+)
 @click.option(
     "--estimator",
     default=None,
-    help="Dotted path, as sklearn.svm.SVC, or a .skops file. "
-    "Default: logistic regression behind an encoder.",
+    help="Dotted path, as sklearn.svm.SVC, or a .skops file. Default, behind an "
+    "encoder: logistic regression, or ridge regression and gradient boosting.",
 )
 @click.option("--trust", multiple=True, help="Type that a .skops file may hold.")
 @click.option("--attacks", default="auto", help="Names with commas, or auto.")
@@ -94,6 +121,7 @@ def cli():
 def audit(
     data,
     target,
+    task,
     estimator,
     trust,
     attacks,
@@ -108,12 +136,12 @@ def audit(
     checkpoint,
     quiet,
 ):
-    """Audit the classifier trained on DATA, a CSV or Parquet file.
+    """Audit the model trained on DATA, a CSV or Parquet file.
 
     Prints the damage that each attack does at each budget, behind each defense, and
     a recommendation.
     """
-    from skpoison.audit._ingest import InputError, load_estimator, read_table
+    from skpoison.audit._ingest import InputError, read_table
     from skpoison.audit._report import print_report
     from skpoison.audit._run import audit as run
 
@@ -121,9 +149,9 @@ def audit(
         _check_writable(report)
     try:
         X, y = read_table(data, target)
-        model = load_estimator(estimator, X, trust)
+        victims = _victims(estimator, X, y, target, task, cv, trust)
         result = run(
-            {"estimator": model} if estimator is None else {estimator: model},
+            victims,
             X,
             y,
             attacks=_names(attacks),
@@ -170,4 +198,5 @@ def list_(kind):
             if getattr(entry, "neural", False)
             else ", ".join(sorted(entry.data))
         )
-        click.echo(f"{entry.name:22} {entry.summary} [{where}]")
+        tasks = ", ".join(sorted(entry.tasks))
+        click.echo(f"{entry.name:22} {entry.summary} [{where}; {tasks}]")

@@ -53,6 +53,10 @@ def _figure(n_rows, n_columns, figsize, show=False):
     return figure, figure.subplots(n_rows, n_columns, squeeze=False)
 
 
+def _damage(report):
+    return f"damage ({report.unit} lost)" if report.unit else "damage"
+
+
 def draw_curves(report, *, figsize=None, show=False):
     """Draw damage against budget, one panel an estimator and attack."""
     summary = report.summary()
@@ -74,7 +78,7 @@ def draw_curves(report, *, figsize=None, show=False):
             ax.set(title=_plain(f"{estimator}\n{attack}"), ylim=(-0.02, 1.02))
             ax.set_xticks(range(len(budgets)), [f"{b:g}" for b in budgets])
             ax.set_xlabel("budget")
-            ax.set_ylabel("damage")
+            ax.set_ylabel(_damage(report))
             ax.grid(alpha=0.3)
     axes[0, 0].legend(title="defense", fontsize="small")
     return figure
@@ -98,7 +102,8 @@ def draw_heat_map(report, *, figsize=None):
         ax.imshow(values, vmin=0, vmax=1, cmap="Reds", aspect="auto")
         for (row, column), value in np.ndenumerate(values):
             shade = "white" if value > 0.6 else "black"
-            ax.text(column, row, f"{value:.0%}", ha="center", va="center", color=shade)
+            text = f"{value:.2f}" if report.unit else f"{value:.0%}"
+            ax.text(column, row, text, ha="center", va="center", color=shade)
         ax.set_xticks(
             range(len(defenses)), [*map(_plain, defenses)], rotation=20, ha="right"
         )
@@ -147,16 +152,26 @@ def _definitions(pairs):
     return f"<table>{rows}</table>"
 
 
+def _target(meta):
+    if "target" in meta:
+        t = meta["target"]
+        return "target", (
+            f"{t['min']:g} to {t['max']:g}, mean {t['mean']:g}, standard deviation "
+            f"{t['std']:g}, {t['n_distinct']} values"
+        )
+    classes = ", ".join(f"{k} ({n})" for k, n in meta["classes"].items())
+    return "classes (rows)", classes
+
+
 def _section(report):
     meta = report.meta
     advice = "".join(
         f"<p>{html.escape(line)}</p>" for line in report.recommendation.splitlines()
     )
-    classes = ", ".join(f"{k} ({n})" for k, n in meta["classes"].items())
     audited = [
         ("rows x shape", f"{meta['n_samples']} x {tuple(meta['shape'])}"),
         ("kind of data", meta["data"]),
-        ("classes (rows)", classes),
+        _target(meta),
         *[(f"estimator {k}", v) for k, v in meta["estimators"].items()],
         ("clean score", meta["scoring"]),
         ("folds x trials", f"{meta['n_folds']} x {meta['n_trials']}"),
@@ -172,6 +187,12 @@ def _section(report):
         "</code></dd>"
         for name, a in meta["attacks"].items()
     )
+    damage, success = f"D{_damage(report)[1:]}", ""
+    if report.unit:
+        success = (
+            " A success is a held-out row whose prediction misses by more than the "
+            "standard deviation of the clean targets."
+        )
     notes = ""
     if meta["notes"]:
         items = "".join(f"<li>{html.escape(note)}</li>" for note in meta["notes"])
@@ -182,14 +203,14 @@ def _section(report):
 <div class="advice"><h3>What to do</h3>{advice}</div>
 <h3>What was audited</h3>{_definitions(audited)}
 <h3>Damage at the largest budget, {meta["budgets"][-1]:g}</h3>
-{_svg(draw_heat_map(report), "Damage by attack and defense.")}
+{_svg(draw_heat_map(report), f"{damage} by attack and defense.")}
 <h3>Damage against budget</h3>
 {_svg(draw_curves(report), "One panel an estimator and attack, one line a defense.")}
 <h3>Defenses compared</h3>{_table(report.defenses(), {"worst_budget": "{:g}"})}
 <h3>All settings</h3>
 <p>Means over {meta["n_folds"]} folds and {meta["n_trials"]} trials. The interval is
 Wilson's at 95 %, over held-out rows and given the victims trained; the control is the
-same share for a model trained on clean data.</p>
+same share for a model trained on clean data.{success}</p>
 <details open><summary>{len(summary)} settings</summary>
 {_table(summary, {"budget": "{:g}", "n_poisoned": "{:.1f}"})}</details>
 <h3>Threat models</h3><dl>{attacks}</dl>

@@ -11,25 +11,26 @@ class InputError(Exception):
 
 
 def read_table(path, target):
-    """Read a CSV or Parquet file into features and labels.
+    """Read a CSV or Parquet file into features and a target.
 
     Parameters
     ----------
     path : str or Path
         ``.csv``, ``.tsv`` (also compressed) or ``.parquet``.
     target : str
-        Column of the labels.
+        Column of the labels or numbers to predict.
 
     Returns
     -------
     X : pandas.DataFrame
         Dates become seconds since 1970.
     y : ndarray of shape (n_samples,)
+        Numbers as they are, anything else as text.
 
     Raises
     ------
     InputError
-        Unreadable, empty, no such column, missing labels or fewer than two classes.
+        Unreadable, empty, no such column, missing targets or one value only.
     """
     import pandas as pd
 
@@ -74,11 +75,6 @@ def read_table(path, target):
     classes = np.unique(y)
     if len(classes) < 2:
         raise InputError(f"{path}: {target!r} holds one class, {classes.tolist()[0]!r}")
-    if y.dtype.kind == "f" and (y % 1 != 0).any():
-        raise InputError(
-            f"{path}: {target!r} holds fractions; the audit needs classes, not numbers "
-            "to regress on"
-        )
     X = frame.drop(columns=target)
     for column in X.select_dtypes(["datetime", "datetimetz", "timedelta"]).columns:
         # missing dates stay missing
@@ -99,33 +95,92 @@ def read_table(path, target):
     return X, y
 
 
+def choose_task(y, n_folds):
+    """Tell from a target what to do with it.
+
+    Numbers are regressed on if some are fractions, or if there are more than 20 of
+    which one is too rare for a class: it has fewer rows than there are folds.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,)
+    n_folds : int
+
+    Returns
+    -------
+    task : {"classification", "regression"}
+    """
+    values, counts = np.unique(y, return_counts=True)
+    if y.dtype.kind not in "fiu":
+        return "classification"
+    rare = len(values) > 20 and counts.min() < n_folds
+    return "regression" if rare or _has_fractions(y) else "classification"
+
+
+def check_target(y, target, task):
+    """Raise where the target does not fit the task."""
+    if task == "classification" and y.dtype.kind == "f" and _has_fractions(y):
+        raise InputError(
+            f"{target!r} holds fractions; a classifier needs classes, and numbers to "
+            "regress on need --task regression or a regressor"
+        )
+    if task == "regression" and y.dtype.kind not in "fiu":
+        raise InputError(
+            f"{target!r} holds text, {y.tolist()[0]!r} for one; a regressor needs "
+            "numbers"
+        )
+
+
+def _has_fractions(y):
+    return bool((np.floor(y) != y).any() or not np.isfinite(y).all())
+
+
+def default_estimators(X, task):
+    """Return the victims of people who bring a table and no model, by name.
+
+    Parameters
+    ----------
+    X : pandas.DataFrame
+    task : {"classification", "regression"}
+
+    Returns
+    -------
+    estimators : dict of str to estimator
+        Behind an encoder for mixed tables: logistic regression; or ridge regression,
+        a smooth victim, and gradient boosting, one of trees.
+    """
+    from sklearn.ensemble import HistGradientBoostingRegressor
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.pipeline import make_pipeline
+
+    from skpoison.utils import make_table_encoder
+
+    if task == "classification":
+        models = {"estimator": LogisticRegression(max_iter=1000)}
+    else:
+        models = {"ridge": Ridge(), "boosting": HistGradientBoostingRegressor()}
+    return {k: make_pipeline(make_table_encoder(X), m) for k, m in models.items()}
+
+
 def load_estimator(spec, X, trusted=()):
     """Find the estimator that a command line names.
 
     Parameters
     ----------
-    spec : str or None
+    spec : str
         A dotted path to an estimator, class or factory, or a file written by skops.
-        None is a logistic regression behind an encoder for mixed tables.
     X : pandas.DataFrame
     trusted : sequence of str
         Types that a skops file may hold beside those that skops trusts.
 
     Returns
     -------
-    estimator : classifier
+    estimator : estimator
 
     Raises
     ------
     InputError
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
-    from skpoison.utils import make_table_encoder
-
-    if spec is None:
-        return make_pipeline(make_table_encoder(X), LogisticRegression(max_iter=1000))
     if Path(spec).suffix in (".skops", ".joblib", ".pkl", ".pickle"):
         estimator = _load_file(Path(spec), trusted)
     else:

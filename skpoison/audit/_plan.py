@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import joblib
 import numpy as np
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.metrics import check_scoring
-from sklearn.model_selection import StratifiedKFold, check_cv
+from sklearn.model_selection import KFold, StratifiedKFold, check_cv
 from sklearn.utils import check_consistent_length
 from sklearn.utils.multiclass import check_classification_targets
 
@@ -23,6 +23,7 @@ from skpoison.audit._registry import (
     DefenseEntry,
     check_victim,
 )
+from skpoison.compose._estimators import name_victim
 from skpoison.utils import RandomStreams, draw_seed, n_budget
 from skpoison.utils._containers import as_rows
 from skpoison.utils._validation import check_number
@@ -31,6 +32,12 @@ from skpoison.utils._validation import check_number
 def _bare(estimator):
     return estimator
 
+
+NO_SHARE = (
+    "scoring must be 1 for perfect predictions and never more, as r2, "
+    "explained_variance or d2_absolute_error_score are, since damage is measured in "
+    "it; {}"
+)
 
 _NO_DEFENSE = DefenseEntry("none", "the estimator as it is", _bare)
 
@@ -49,8 +56,13 @@ class Plan:
     scorers: dict
     n_trials: int
     streams: RandomStreams
+    scoring: object
     context: AuditContext
     checkpoint: Checkpoint
+
+    def jobs(self):
+        yield from self.clean_jobs()
+        yield from self.attack_jobs()
 
     def clean_jobs(self):
         for fold in range(len(self.folds)):
@@ -91,16 +103,13 @@ def make_plan(
     victims = estimator if isinstance(estimator, dict) else {"estimator": estimator}
     if not victims:
         raise ValueError("estimator must hold at least one estimator, got {}")
-    for key, victim in victims.items():
-        check_victim(key, victim)
-    X, y = as_rows(X), np.asarray(y).ravel()
+    task = _common_task(victims)
+    X, y = as_rows(X), np.asarray(y)
+    if task == "regression":
+        y = _check_numbers(y)
+    y = y.ravel()
     check_consistent_length(X, y)
-    check_classification_targets(y)
-    classes, counts = np.unique(y, return_counts=True)
-    if len(classes) < 2:
-        raise ValueError(
-            f"y must hold at least two classes, got one: {y.tolist()[0]!r}"
-        )
+    _check_variety(y, task)
     check_number("n_trials", n_trials, low=1, integer=True)
     if n_jobs is not None:
         check_number("n_jobs", n_jobs, integer=True)
@@ -116,23 +125,31 @@ def make_plan(
     chosen_attacks = ATTACKS.choose(attacks, context)
     chosen_defenses = [_NO_DEFENSE, *DEFENSES.choose(defenses, context)]
     if not chosen_attacks:
-        raise ValueError(f"attacks: none is registered for {context.data} data")
+        raise ValueError(
+            "attacks: none is registered for "
+            f"{'regressors on ' if task == 'regression' else ''}{context.data} data"
+        )
+    for entry in chosen_attacks:
+        _check_attack(entry, context, next(iter(victims.values())))
     if not (scoring is None or isinstance(scoring, str) or callable(scoring)):
         raise ValueError(
             f"scoring must be one scorer, str or callable, got {scoring!r}"
         )
+    if task == "regression":
+        # one unit for all victims, whatever the score of a search or a GLM is
+        scoring = "r2" if scoring is None else scoring
+        _check_best_score(scoring, y)
     scorers = {key: check_scoring(v, scoring) for key, v in victims.items()}
     if isinstance(cv, numbers.Integral):
         check_number("cv", cv, low=2, integer=True)
-        if counts.min() < cv:
-            rarest = classes.tolist()[counts.argmin()]
-            raise ValueError(
-                f"class {rarest!r} has {counts.min()} rows, fewer than cv={cv} folds"
-            )
-    _make_folds(cv, y, budgets, streams)  # what is wrong with them shows here
+        if task == "classification":
+            _check_rarest(y, cv)
+    # what is wrong with them shows here
+    _make_folds(cv, y, task, budgets, streams)
     fingerprint = {}
     if checkpoint is not None:
         fingerprint = {
+            "task": task,
             "estimator": _identity({k: clone(v) for k, v in victims.items()}),
             "X and y": joblib.hash((X, y)),
             "attacks": _identity([(e.name, e.make(context)) for e in chosen_attacks]),
@@ -148,7 +165,7 @@ def make_plan(
         }
     saved = Checkpoint(checkpoint, fingerprint, streams.root)
     streams = RandomStreams(saved.root_seed)
-    folds = _make_folds(cv, y, budgets, streams)
+    folds = _make_folds(cv, y, task, budgets, streams)
     return Plan(
         victims=victims,
         X=X,
@@ -160,17 +177,108 @@ def make_plan(
         scorers=scorers,
         n_trials=n_trials,
         streams=streams,
+        scoring=scoring,
         context=context,
         checkpoint=saved,
     )
 
 
-def _make_folds(cv, y, budgets, streams):
+def _common_task(victims):
+    tasks = {key: check_victim(key, victim) for key, victim in victims.items()}
+    kinds = {task: key for key, task in reversed(tasks.items())}
+    if len(kinds) > 1:
+        raise ValueError(
+            "estimator must hold classifiers or regressors, not both: "
+            f"{kinds['classification']!r} is a classifier, {kinds['regression']!r} a "
+            "regressor; audit them apart"
+        )
+    return next(iter(kinds))
+
+
+def _check_attack(entry, context, victim):
+    """Raise on an attack that would take numbers for classes or the other way."""
+    attack = name_victim(entry.make(context), victim)
+    if not hasattr(attack, "_is_regression"):
+        return
+    task = "regression" if attack._is_regression() else "classification"
+    if task != context.task:
+        raise ValueError(
+            f"attacks: {entry.name!r} is for {task}, the estimator for {context.task}"
+        )
+
+
+def _check_numbers(y):
+    """Return the targets of a regressor as floats."""
+    if y.ndim > 1 and y.size != len(y):
+        raise ValueError(f"y must hold one target a row, got shape {y.shape}")
+    try:
+        values = y.astype(float) if y.dtype.kind in "biufO" else None
+    except (TypeError, ValueError):
+        values = None
+    if values is None or not np.isfinite(values).all():
+        raise ValueError(
+            "y must hold finite numbers for a regressor, got "
+            + (f"type {y.dtype}" if values is None else "NaN or infinity")
+        )
+    return values
+
+
+def _check_variety(y, task):
+    if task == "classification":
+        check_classification_targets(y)
+    if len(np.unique(y)) < 2:
+        kind = "classes" if task == "classification" else "values"
+        raise ValueError(f"y must hold at least two {kind}, got one: {y.tolist()[0]!r}")
+
+
+def _check_rarest(y, cv):
+    classes, counts = np.unique(y, return_counts=True)
+    if counts.min() < cv:
+        rarest = classes.tolist()[counts.argmin()]
+        raise ValueError(
+            f"class {rarest!r} has {counts.min()} rows, fewer than cv={cv} folds"
+        )
+
+
+class _Oracle(RegressorMixin, BaseEstimator):
+    """Predicts what it is given to predict from."""
+
+    def fit(self, X, y):
+        return self
+
+    def predict(self, X):
+        return np.asarray(X)[:, 0]
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+
+def _check_best_score(scoring, y):
+    """Raise unless perfect predictions of a regressor score 1, as R2 gives them.
+
+    Errors and their negatives have the unit of y: no damage can be read from them.
+    """
+    try:
+        scorer = check_scoring(_Oracle(), scoring)
+        best = float(scorer(_Oracle(), y[:, None], y))
+    except Exception as error:
+        if callable(scoring):  # it may look at more than predictions
+            return
+        raise ValueError(
+            f"scoring={scoring!r} can't score a regressor on this y: {error}"
+        ) from error
+    if not np.isclose(best, 1):
+        raise ValueError(NO_SHARE.format(f"perfect predictions score {best:g}"))
+
+
+def _make_folds(cv, y, task, budgets, streams):
     """Return the train and test positions of each fold."""
+    regression = task == "regression"
     if isinstance(cv, numbers.Integral):
-        cv = StratifiedKFold(int(cv), shuffle=True, random_state=streams.seed("folds"))
+        kind = KFold if regression else StratifiedKFold
+        cv = kind(int(cv), shuffle=True, random_state=streams.seed("folds"))
     else:
-        cv = check_cv(cv, y, classifier=True)
+        cv = check_cv(cv, y, classifier=not regression)
         if getattr(cv, "random_state", 0) is None and getattr(cv, "shuffle", True):
             cv = copy.copy(cv)  # a resumed run needs the same folds
             cv.random_state = streams.seed("folds")
@@ -182,6 +290,11 @@ def _make_folds(cv, y, budgets, streams):
             "goes in as cv=list(splitter.split(X, y, groups))"
         ) from error
     folds = [tuple(np.arange(len(y))[part] for part in fold) for fold in folds]
+    if regression and min(len(test) for _, test in folds) < 2:
+        raise ValueError(
+            f"cv={cv!r} makes a test fold of one row, which has no R2; two or more "
+            "are needed"
+        )
     smallest = min(len(train) for train, _ in folds)
     for budget in budgets:
         if isinstance(budget, numbers.Integral) and int(budget) > smallest:

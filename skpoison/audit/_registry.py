@@ -1,5 +1,6 @@
-"""What the audit knows: attacks and defenses, and the data each is for."""
+"""Attacks and defenses by name, and the data and victims that each is for."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -9,6 +10,9 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils import get_tags
 
 from skpoison.utils._containers import is_frame, is_number_type
+
+CLASSIFICATION = frozenset({"classification"})
+REGRESSION = frozenset({"regression"})
 
 
 @dataclass(frozen=True)
@@ -22,18 +26,22 @@ class AuditContext:
     image_shape : tuple (C, H, W) or None
         Of one row, for images and for flat images of a network with ``input_shape``.
     n_classes : int
+        0 for a regressor.
     neural : bool
         Whether the victim is a TorchClassifier, or a pipeline that ends in one.
+    task : {"classification", "regression"}
     """
 
     data: str
     image_shape: tuple | None
     n_classes: int
     neural: bool
+    task: str = "classification"
 
     @classmethod
     def of(cls, estimator, X, y):
         """Look at a victim and its data."""
+        task = task_of(estimator)
         final = final_step(estimator)
         neural = _is_plain_network(final)
         shape = getattr(final, "input_shape", None) if neural else None
@@ -43,7 +51,14 @@ class AuditContext:
             data, shape = "images", tuple(np.shape(X)[1:])
         else:
             data = "numeric" if _is_numeric(X) else "mixed"
-        return cls(data, shape, len(np.unique(np.asarray(y))), neural)
+        n_classes = len(np.unique(y)) if task == "classification" else 0
+        return cls(data, shape, n_classes, neural, task)
+
+
+def task_of(estimator):
+    """Return what an estimator is for, None where no attack is."""
+    kind = get_tags(estimator).estimator_type
+    return {"classifier": "classification", "regressor": "regression"}.get(kind)
 
 
 def final_step(estimator):
@@ -86,8 +101,14 @@ class AttackEntry:
         Kinds of data that it takes, see :class:`AuditContext`.
     goal : {"availability", "backdoor"}
         Decides what damage means.
-    auto : bool
-        Part of ``attacks="auto"``.
+    auto : bool or callable
+        Part of ``attacks="auto"``; a callable tells so for an :class:`AuditContext`.
+    tasks : frozenset of {"classification", "regression"}
+
+    Notes
+    -----
+    An attack whose parameter `estimator` or `surrogate` is "victim" is crafted once
+    for each victim, against the bare one.
     """
 
     name: str
@@ -96,7 +117,8 @@ class AttackEntry:
     make: object
     data: frozenset = frozenset({"numeric", "mixed", "sparse", "images"})
     goal: str = "availability"
-    auto: bool = True
+    auto: bool | Callable[[AuditContext], bool] = True
+    tasks: frozenset = CLASSIFICATION
 
 
 @dataclass(frozen=True)
@@ -112,8 +134,9 @@ class DefenseEntry:
     data : frozenset of str
     neural : bool
         Only for victims that are networks.
-    auto : bool
-        Part of ``defenses="auto"``.
+    auto : bool or callable
+        Part of ``defenses="auto"``; a callable tells so for an :class:`AuditContext`.
+    tasks : frozenset of {"classification", "regression"}
     """
 
     name: str
@@ -121,7 +144,8 @@ class DefenseEntry:
     wrap: object
     data: frozenset = frozenset({"numeric", "mixed", "sparse", "images"})
     neural: bool = False
-    auto: bool = True
+    auto: bool | Callable[[AuditContext], bool] = True
+    tasks: frozenset = CLASSIFICATION
 
 
 @dataclass
@@ -137,15 +161,26 @@ class _Registry:
 
     def applies(self, entry, context):
         neural = getattr(entry, "neural", False)
-        return context.data in entry.data and (context.neural or not neural)
+        return (
+            context.task in entry.tasks
+            and context.data in entry.data
+            and (context.neural or not neural)
+        )
+
+    def automatic(self, context):
+        """Return what "auto" stands for."""
+        return [
+            e
+            for e in self.entries.values()
+            if self.applies(e, context)
+            and (e.auto(context) if callable(e.auto) else e.auto)
+        ]
 
     def choose(self, wanted, context):
         """Resolve "auto", a list of names or a dict of objects to entries."""
         name = f"{self.kind}s"
         if isinstance(wanted, str) and wanted == "auto":
-            return [
-                e for e in self.entries.values() if e.auto and self.applies(e, context)
-            ]
+            return self.automatic(context)
         if isinstance(wanted, dict):
             if "none" in wanted:
                 raise ValueError(f"{name}: 'none' is the bare estimator's own name")
@@ -165,9 +200,8 @@ class _Registry:
                     f"{', '.join(sorted(self.entries))}; your own go into a dict"
                 )
             if not self.applies(self.entries[key], context):
-                kind = "network on " if context.neural else "model on "
                 raise ValueError(
-                    f"{name}: {key!r} does not apply to a {kind}{context.data} data"
+                    f"{name}: {key!r} does not apply to a {_kind(context)}"
                 )
             chosen.append(self.entries[key])
         return chosen
@@ -184,7 +218,7 @@ class _Registry:
             make = partial(_clone_of, value)
             return AttackEntry(name, summary, "given by the caller", make, goal=goal)
         if isinstance(value, BaseEstimator) and hasattr(value, "fit_predict"):
-            return DefenseEntry(name, summary, partial(_filter_with, value))
+            return DefenseEntry(name, summary, partial(filter_with, value))
         if not callable(value):
             raise TypeError(
                 f"defenses[{name!r}] must be a detector or a function that turns an "
@@ -193,11 +227,17 @@ class _Registry:
         return DefenseEntry(name, summary, value)
 
 
+def _kind(context):
+    if context.task == "regression":
+        return f"regressor on {context.data} data"
+    return f"{'network' if context.neural else 'model'} on {context.data} data"
+
+
 def _clone_of(attack, context):
     return clone(attack)
 
 
-def _filter_with(detector, estimator):
+def filter_with(detector, estimator):
     from skpoison.compose import FilteredEstimator
 
     return FilteredEstimator(detector, estimator)
@@ -234,141 +274,8 @@ def register_defense(entry):
     return DEFENSES.add(entry)
 
 
-# The entries. A new area adds its own here: one line each, imports inside.
-
-_DENSE = frozenset({"numeric", "images"})
-
-
-def _flips(strategy, context):
-    from skpoison.attacks import LabelFlipAttack
-
-    return LabelFlipAttack(strategy)
-
-
-def _trigger(context):
-    from skpoison.attacks import PatchTrigger
-
-    if context.image_shape is None:
-        return None
-    size = max(1, min(3, min(context.image_shape[1:]) // 3))
-    return PatchTrigger(size=size, input_shape=context.image_shape)
-
-
-def _backdoor(context):
-    from skpoison.attacks import BackdoorAttack
-
-    return BackdoorAttack(_trigger(context))
-
-
-def _clean_label(context):
-    from skpoison.attacks import CleanLabelBackdoorAttack
-
-    return CleanLabelBackdoorAttack(_trigger(context))
-
-
-def _mixup(estimator):
-    from skpoison.defenses import MixupClassifier
-
-    network = final_step(estimator)
-    defended = MixupClassifier(**network.get_params(deep=False))
-    if network is estimator:
-        return defended
-    return clone(estimator).set_params(**{estimator.steps[-1][0]: defended})
-
-
-def _isolation_forest(estimator):
-    from sklearn.ensemble import IsolationForest
-
-    return _filter_with(IsolationForest(), estimator)
-
-
-def _label_filter(estimator):
-    from skpoison.defenses import LabelIssueDetector
-
-    return _filter_with(LabelIssueDetector(), estimator)
-
-
-for _entry in (
-    AttackEntry(
-        "random-flips",
-        "labels of random rows changed to a random other class",
-        "Knows nothing; changes labels; wants held-out rows misread. The control that "
-        "every chosen flip must beat.",
-        partial(_flips, "uniform"),
-    ),
-    AttackEntry(
-        "adversarial-flips",
-        "labels changed where a surrogate objects most, refitted as the flips go on",
-        "Knows the training data; changes labels; wants held-out rows misread.",
-        partial(_flips, "adversarial"),
-    ),
-    AttackEntry(
-        "far-flips",
-        "labels of the rows farthest from a surrogate's boundary changed",
-        "Knows the training data; changes labels; wants held-out rows misread.",
-        partial(_flips, "far"),
-        auto=False,
-    ),
-    AttackEntry(
-        "margin-flips",
-        "labels of the rows nearest to a surrogate's boundary changed",
-        "Knows the training data; changes labels that are hard to notice; wants "
-        "held-out rows misread.",
-        partial(_flips, "margin"),
-        auto=False,
-    ),
-    AttackEntry(
-        "pair-flips",
-        "labels of random rows changed to the next class",
-        "Knows nothing; changes labels; wants held-out rows misread.",
-        partial(_flips, "pair"),
-        auto=False,
-    ),
-    AttackEntry(
-        "backdoor",
-        "a trigger put on rows that are relabelled as the first class",
-        "Changes rows and labels; later puts the trigger on any input; wants it read "
-        "as the target class.",
-        _backdoor,
-        goal="backdoor",
-    ),
-    AttackEntry(
-        "clean-label-backdoor",
-        "a trigger put on rows of the first class, labels unchanged",
-        "Changes rows, every label stays right; later puts the trigger on any input; "
-        "wants it read as the target class.",
-        _clean_label,
-        data=_DENSE,
-        goal="backdoor",
-    ),
-):
-    register_attack(_entry)
-
-for _defense in (
-    DefenseEntry(
-        "label-filter",
-        "rows whose labels out-of-fold models contradict are dropped",
-        _label_filter,
-    ),
-    DefenseEntry(
-        "mixup",
-        "the network is trained on mixtures of rows",
-        _mixup,
-        neural=True,
-    ),
-    DefenseEntry(
-        "isolation-forest",
-        "rows that an isolation forest finds unusual are dropped",
-        _isolation_forest,
-        data=frozenset({"numeric"}),
-        auto=False,
-    ),
-):
-    register_defense(_defense)
-
-
 def check_victim(name, estimator):
-    """Raise unless `estimator` is a classifier instance that can be cloned."""
+    """Raise unless `estimator` can be cloned and has a task; return the task."""
     if isinstance(estimator, type):
         raise TypeError(
             f"estimator {name!r} is a class; pass an instance, {estimator.__name__}()"
@@ -378,8 +285,10 @@ def check_victim(name, estimator):
             f"estimator {name!r} must follow scikit-learn's estimator API, got "
             f"{estimator!r}"
         )
-    if get_tags(estimator).estimator_type != "classifier":
+    task = task_of(estimator)
+    if task is None:
         raise ValueError(
-            f"estimator {name!r} must be a classifier: no attack on "
-            f"{get_tags(estimator).estimator_type}s is registered; got {estimator!r}"
+            f"estimator {name!r} must be a classifier or a regressor: no attack on "
+            f"anything else is registered; got {estimator!r}"
         )
+    return task

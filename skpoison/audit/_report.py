@@ -3,10 +3,11 @@
 import os
 from pathlib import Path
 
-from skpoison.audit._checkpoint import write_atomically
 from skpoison.metrics import wilson_interval
+from skpoison.utils._files import write_atomically
 
-# The rule behind the recommendation, in shares of held-out rows.
+# The rule behind the recommendation, in shares of held-out rows or, for regressors, in
+# units of the score.
 _MAX_PRICE = 0.02
 _MIN_GAIN = 0.02
 _BREAKS_AT = 0.05
@@ -19,7 +20,12 @@ RULE = (
     f"budget whose damage is {_BREAKS_AT:.0%} or more. For a broken one the defense "
     "with the smallest worst-case damage over all attacks and budgets, among those "
     f"whose price is {_MAX_PRICE:.0%} or less, is recommended, if that is lower than "
-    f"the bare estimator's by {_MIN_GAIN:.0%} or more."
+    f"the bare estimator's by {_MIN_GAIN:.0%} or more. For regressors the clean score "
+    "is R², or another that is 1 for perfect predictions and about 0 for a constant; "
+    "damage is what it loses, 1 at most: beyond that the victim is of no use, and the "
+    f"clean score tells how far. The thresholds are {_BREAKS_AT:g} and {_MAX_PRICE:g} "
+    "of the score. A held-out row counts as the attacker's success where the "
+    "prediction misses it by more than the standard deviation of the clean targets."
 )
 
 
@@ -33,7 +39,9 @@ class AuditReport:
     timings : list of dict
         The seconds of each, kept apart: they are all that differs between two runs.
     meta : dict
-        What was audited, how, with which seed and versions.
+        What was audited, how, with which seed and versions. `task` is
+        "classification", with the rows of each class in `classes`, or "regression",
+        with a summary of y in `target`.
 
     Attributes
     ----------
@@ -45,6 +53,7 @@ class AuditReport:
     timings : pandas.DataFrame
     meta : dict
     recommendation : str
+    unit : str
 
     Examples
     --------
@@ -68,6 +77,13 @@ class AuditReport:
         self.table = pandas.DataFrame(rows)
         self.timings = pandas.DataFrame(timings)
         self.meta = meta
+
+    @property
+    def unit(self):
+        """What damage is measured in: "" for shares, else the name of the score."""
+        if self.meta.get("task") != "regression":
+            return ""
+        return {"r2": "R²"}.get(self.meta["scoring"], self.meta["scoring"])
 
     def __repr__(self):
         return (
@@ -119,7 +135,8 @@ class AuditReport:
         gained = summary["attack_success"] - summary["control_success"]
         goals = {name: a["goal"] for name, a in self.meta["attacks"].items()}
         backdoor = summary["attack"].map(goals) == "backdoor"
-        damage = gained.where(backdoor, lost).clip(lower=0.0)
+        # R2 has no lower end: one ruined model is no better than another
+        damage = gained.where(backdoor, lost).clip(lower=0.0, upper=1.0)
         summary["damage"] = damage.where(summary["n_failed"] == 0)
         return summary
 
@@ -172,7 +189,10 @@ class AuditReport:
         lines = []
         for estimator in self.meta["estimators"]:
             own = summary[summary["estimator"] == estimator]
-            lines.append(f"{estimator}: {_verdict(own)} {_advice(defenses, estimator)}")
+            verdict = _verdict(own, self.unit)
+            lines.append(
+                f"{estimator}: {verdict} {_advice(defenses, estimator, self.unit)}"
+            )
         return "\n".join(lines)
 
     def plot(self, figsize=None):
@@ -235,9 +255,15 @@ def print_report(report, file=None):
     damage = damage.loc[order, report.meta["budgets"]]
     scores = report.defenses().set_index(["estimator", "defense"])["clean_score"]
     damage.insert(0, "clean score", [scores[e, d] for e, _, d in damage.index])
+    meta = report.meta
+    if report.unit:
+        target = f"target from {meta['target']['min']:g} to {meta['target']['max']:g}"
+        damage_in = f"{report.unit} lost"
+    else:
+        target = f"{len(meta['classes'])} classes"
+        damage_in = "share of held-out rows"
     print(
-        f"{report.meta['name']}: {report.meta['n_samples']} rows, "
-        f"{len(report.meta['classes'])} classes; damage in share of held-out rows, "
+        f"{meta['name']}: {meta['n_samples']} rows, {target}; damage in {damage_in}, "
         "by budget",
         file=file,
     )
@@ -246,7 +272,14 @@ def print_report(report, file=None):
     print(f"\n{report.recommendation}", file=file)
 
 
-def _verdict(own):
+def _amount(value, unit, digits=1):
+    """Write damage or a price: in percent of the rows, or in units of the score."""
+    if unit:
+        return f"{value:.{digits + 2}f} {unit}"
+    return f"{value:.{digits}%}"
+
+
+def _verdict(own, unit):
     """Say what breaks one estimator, from the bare rows of the summary."""
     bare = own[(own["defense"] == "none") & (own["budget"] != 0)]
     broken = bare[bare["damage"] >= _BREAKS_AT]
@@ -256,8 +289,8 @@ def _verdict(own):
         return "it could not be trained under any attack in every fold."
     if len(broken) == 0:
         return (
-            f"no attack did {_BREAKS_AT:.0%} damage; the worst did "
-            f"{bare['damage'].max():.1%}.{untrained}"
+            f"no attack did {_amount(_BREAKS_AT, unit, 0)} damage; the worst did "
+            f"{_amount(bare['damage'].max(), unit)}.{untrained}"
         )
     parts = []
     for attack, hits in broken.groupby("attack", sort=False):
@@ -266,13 +299,14 @@ def _verdict(own):
     at = broken.loc[broken["damage"].idxmax()]
     return (
         f"broken by {', '.join(parts)}; the worst, {at['attack']} at {at['budget']:g}, "
-        f"does {at['damage']:.1%} damage (success {at['attack_success']:.1%} "
-        f"[{at['low']:.1%}, {at['high']:.1%}] of {at['n_tries']} tries, control "
-        f"{at['control_success']:.1%}, clean score {at['clean_score']:.3f}).{untrained}"
+        f"does {_amount(at['damage'], unit)} damage (success "
+        f"{at['attack_success']:.1%} [{at['low']:.1%}, {at['high']:.1%}] of "
+        f"{at['n_tries']} tries, control {at['control_success']:.1%}, clean score "
+        f"{at['clean_score']:.3f}).{untrained}"
     )
 
 
-def _advice(defenses, estimator):
+def _advice(defenses, estimator, unit):
     own = defenses[defenses["estimator"] == estimator].set_index("defense")
     bare = own.loc["none"]
     rivals = own.drop(index="none")
@@ -288,15 +322,15 @@ def _advice(defenses, estimator):
             row = rivals.loc[best]
             safe = row["worst_damage"] < _BREAKS_AT
             return (
-                f"Use {best}: worst damage {bare['worst_damage']:.1%} -> "
-                f"{row['worst_damage']:.1%} ({row['worst_attack']} at "
-                f"{row['worst_budget']:g}), for {max(row['price'], 0):.1%} of the "
-                "clean score." + ("" if safe else " That is not safe yet.")
+                f"Use {best}: worst damage {_amount(bare['worst_damage'], unit)} -> "
+                f"{_amount(row['worst_damage'], unit)} ({row['worst_attack']} at "
+                f"{row['worst_budget']:g}), for {_amount(max(row['price'], 0), unit)} "
+                "of the clean score." + ("" if safe else " That is not safe yet.")
             )
     return (
         "None of the defenses tested lowers the worst damage by "
-        f"{_MIN_GAIN:.0%} at a price of {_MAX_PRICE:.0%} or less: vet the sources of "
-        "the training data."
+        f"{_amount(_MIN_GAIN, unit, 0)} at a price of {_amount(_MAX_PRICE, unit, 0)} "
+        "or less: vet the sources of the training data."
     )
 
 

@@ -10,8 +10,10 @@ from joblib import Parallel, delayed
 from sklearn.base import clone
 from tqdm import tqdm
 
-from skpoison.audit._plan import make_plan
+from skpoison.audit._crafting import Crafter
+from skpoison.audit._plan import NO_SHARE, make_plan
 from skpoison.audit._report import AuditReport
+from skpoison.compose._estimators import victim_parameters
 from skpoison.utils import RandomStreams, get_versions, set_random_states
 from skpoison.utils._containers import take_rows
 
@@ -42,15 +44,18 @@ def audit(
 
     Parameters
     ----------
-    estimator : classifier or dict of str to classifier
-        The victim, a pipeline for instance; several under names of your own.
+    estimator : classifier, regressor or dict of str to them
+        The victim, a pipeline for instance; several of one kind under names of your
+        own.
     X : array-like, sparse matrix or data frame of shape (n_samples, ...)
         As the estimator takes it. A data frame may hold text and missing values if
         the estimator's pipeline copes with them.
     y : array-like of shape (n_samples,)
-        Class labels.
+        Class labels, or numbers for a regressor.
     attacks : "auto", list of str or dict of str to attack, default="auto"
-        "auto" takes what is registered for this kind of data and estimator.
+        "auto" takes what is registered for this kind of data and estimator. An attack
+        whose `estimator` or `surrogate` is "victim" is crafted against each bare
+        victim.
     defenses : "auto", list of str or dict, default="auto"
         The values of a dict are detectors, or functions from an estimator to a
         defended one. The bare estimator is always there, as "none".
@@ -58,10 +63,11 @@ def audit(
         Poisoned rows as count or share of the training fold. 0, the control, is
         always there.
     cv : int or splitter, default=5
-        An int makes stratified, shuffled folds.
+        An int makes shuffled folds, stratified for classifiers.
     scoring : str or callable, default=None
-        The clean score: a share in [0, 1], larger is better. None is the estimator's
-        ``score``.
+        The clean score, larger is better. For classifiers a share in [0, 1]; None is
+        the estimator's ``score``. For regressors a score that is 1 for perfect
+        predictions; None is "r2".
     n_jobs : int, default=None
         Jobs in parallel, in joblib's current backend. The result does not depend on
         it.
@@ -85,7 +91,8 @@ def audit(
     ------
     ValueError, TypeError
         Before any work: an unknown attack or defense, a class with fewer rows than
-        folds, data that do not fit the estimator, another audit in `checkpoint`.
+        folds, data that do not fit the estimator, classifiers and regressors in one
+        audit, another audit in `checkpoint`.
 
     Warns
     -----
@@ -127,30 +134,24 @@ def audit(
     )
     done = _run(plan, n_jobs=n_jobs, verbose=verbose)
     notes = sorted({note for r in done.values() for note in r["notes"]})
+    notes += _hopeless(plan, done)
     for note in notes:
         warnings.warn(note, UserWarning, stacklevel=2)
     rows, timings = _collect(plan, done)
     meta = {
         "name": name,
+        "task": plan.context.task,
         "estimators": {key: repr(value) for key, value in plan.victims.items()},
-        "attacks": {
-            e.name: {
-                "summary": e.summary,
-                "threat_model": e.threat_model,
-                "goal": e.goal,
-                "parameters": repr(e.make(plan.context)),
-            }
-            for e in plan.attacks
-        },
+        "attacks": {e.name: _describe(plan, e, done) for e in plan.attacks},
         "defenses": {e.name: e.summary for e in plan.defenses},
         "budgets": [0, *plan.budgets],
         "n_samples": len(plan.y),
         "shape": list(np.shape(X)[1:]),
         "data": plan.context.data,
-        "classes": _counts(plan.y),
+        **_describe_target(plan),
         "n_folds": len(plan.folds),
         "n_trials": n_trials,
-        "scoring": "the estimator's own" if scoring is None else str(scoring),
+        "scoring": "the estimator's own" if plan.scoring is None else str(plan.scoring),
         "seed": plan.streams.root,
         "notes": notes,
         "versions": get_versions(),
@@ -164,13 +165,57 @@ def audit(
     return report
 
 
-def _counts(y):
+def _describe(plan, entry, done):
+    """Return what the report says of an attack."""
+    attack = entry.make(plan.context)
+    threat = entry.threat_model
+    if victim_parameters(attack):
+        threat += (
+            " Crafted against each bare estimator: the attacker does not know the "
+            "defense."
+        )
+    opaque = {v for r in done.values() for v in r["stand_ins"].get(entry.name, [])}
+    for victim in sorted(opaque):
+        threat += (
+            f" No gradient of {victim} is known: that of another model is followed."
+        )
+    return {
+        "summary": entry.summary,
+        "threat_model": threat,
+        "goal": entry.goal,
+        "parameters": repr(attack),
+    }
+
+
+def _hopeless(plan, done):
+    """Name the regressors that a constant would beat on clean data."""
+    if plan.context.task != "regression":
+        return []
+    notes = []
+    rows = [row for job in plan.clean_jobs() for row in done[job]["rows"]]
+    for name in plan.victims:
+        bare = [r for r in rows if (r["estimator"], r["defense"]) == (name, "none")]
+        score = np.mean([r["score"] for r in bare])
+        if score <= 0:
+            notes.append(
+                f"{name} scores {score:.3f} on clean data, no better than a constant "
+                "prediction: its damage says little"
+            )
+    return notes
+
+
+def _describe_target(plan):
+    y = plan.y
+    if plan.context.task == "regression":
+        numbers = {"min": y.min(), "max": y.max(), "mean": y.mean(), "std": y.std()}
+        target = {key: float(value) for key, value in numbers.items()}
+        return {"target": {**target, "n_distinct": len(np.unique(y))}}
     classes, counts = np.unique(y, return_counts=True)
-    return {str(c): int(n) for c, n in zip(classes, counts, strict=True)}
+    return {"classes": {str(c): int(n) for c, n in zip(classes, counts, strict=True)}}
 
 
 def _run(plan, *, n_jobs, verbose):
-    jobs = [*plan.clean_jobs(), *plan.attack_jobs()]
+    jobs = list(plan.jobs())
     done = {}
     for job in jobs:
         result = plan.checkpoint.get(plan.job_name(job))
@@ -179,7 +224,7 @@ def _run(plan, *, n_jobs, verbose):
     # the first clean fold runs here: it shows errors at once and tells the time
     if jobs[0] not in done:
         done[jobs[0]] = _run_job(plan, jobs[0])
-        _check_scores(done[jobs[0]]["rows"])
+        _check_scores(plan, done[jobs[0]]["rows"])
         plan.checkpoint.put(plan.job_name(jobs[0]), done[jobs[0]])
     waiting = [job for job in jobs if job not in done]
     if verbose:
@@ -200,12 +245,16 @@ def _run(plan, *, n_jobs, verbose):
     return done
 
 
-def _check_scores(rows):
+def _check_scores(plan, rows):
     for row in rows:
-        if not 0 <= row["score"] <= 1:
+        scored = f"{row['estimator']} scored {row['score']}"
+        if plan.context.task == "regression":
+            if not (np.isfinite(row["score"]) and row["score"] <= 1):
+                raise ValueError(NO_SHARE.format(scored))
+        elif not 0 <= row["score"] <= 1:
             raise ValueError(
                 "scoring must give shares in [0, 1], as accuracy or roc_auc do, since "
-                f"damage is measured in them; {row['estimator']} scored {row['score']}"
+                f"damage is measured in them; {scored}"
             )
 
 
@@ -237,10 +286,12 @@ def _print_estimate(plan, pilot, waiting, n_jobs):
 
 def _craft_seconds(plan, attack):
     start = time.perf_counter()
+    craft = Crafter(plan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            _poison(plan, (attack, plan.budgets[-1], 0, 0))
+            for name in plan.victims:
+                craft((attack, plan.budgets[-1], 0, 0), name)
         except Exception:  # the job itself will tell
             return 0.0
     return time.perf_counter() - start
@@ -263,46 +314,37 @@ def _duration(seconds):
     return f"{seconds / 3600:.1f} h"
 
 
-def _poison(plan, job):
-    """Return the fitted attack and the poisoned training fold of a job."""
-    attack, budget, fold, trial = job
-    train = plan.folds[fold][0]
-    attack = plan.attacks[attack].make(plan.context).set_params(budget=budget)
-    # the same seed for every attack and budget: poisoned rows are nested and paired
-    seeds = RandomStreams(plan.streams.seed(f"attack/{fold}/{trial}"))
-    set_random_states(attack, seeds, only_missing=True)
-    return attack, attack.poison(take_rows(plan.X, train), plan.y[train])
+def _seeded_victim(plan, name, fold, trial):
+    """Return a seeded clone of a bare victim, and the streams of its seeds."""
+    seeds = RandomStreams(plan.streams.seed(f"victim/{fold}/{trial}"))
+    model = clone(plan.victims[name])
+    set_random_states(model, seeds, only_missing=True)
+    return model, seeds
 
 
 def _run_job(plan, job):
-    """Poison one training fold once; train and score every victim on it."""
+    """Poison one training fold; train and score every victim on it.
+
+    An attack that aims at the victim is crafted for each, any other once. Defended
+    victims share the poison of the bare one.
+    """
     attack, budget, fold, trial = job
     train, test = plan.folds[fold]
     X_test, y_test = take_rows(plan.X, test), plan.y[test]
-    notes = set()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    craft = Crafter(plan)
+    notes, rows = set(), []
+    if attack is None:
+        X, y, n_poisoned = take_rows(plan.X, train), plan.y[train], 0
+    for name in plan.victims:
         if attack is None:
-            X, y, n_poisoned = take_rows(plan.X, train), plan.y[train], 0
-            fitted = [
-                _poison(plan, (i, 0, fold, trial))[0] for i in range(len(plan.attacks))
-            ]
+            controls = [(i, 0, fold, trial) for i in range(len(plan.attacks))]
+            fitted = [craft(control, name)[0] for control in controls]
         else:
-            crafted, data = _poison(plan, job)
-            X, y, n_poisoned = data.X, data.y, crafted.n_poisoned_
+            crafted, data = craft(job, name)
+            X, y, n_poisoned = data.X, data.y, int(crafted.n_poisoned_)
             fitted = [crafted]
-            name = plan.attacks[attack].name
-            notes = {
-                f"{name} at budget {budget}: {w.message}"
-                for w in caught
-                if w.category is UserWarning
-            }
-    rows = []
-    for name, victim in plan.victims.items():
         for defense in plan.defenses:
-            seeds = RandomStreams(plan.streams.seed(f"victim/{fold}/{trial}"))
-            model = clone(victim)
-            set_random_states(model, seeds, only_missing=True)
+            model, seeds = _seeded_victim(plan, name, fold, trial)
             model = defense.wrap(model)
             set_random_states(model, seeds, only_missing=True)
             start = time.perf_counter()
@@ -327,13 +369,18 @@ def _run_job(plan, job):
                 {
                     "estimator": name,
                     "defense": defense.name,
+                    "n_poisoned": n_poisoned,
                     "score": score,
                     "wins": [int(np.sum(o)) for o in outcomes],
                     "tries": [len(o) for o in outcomes],
                     "seconds": time.perf_counter() - start,
                 }
             )
-    return {"rows": rows, "n_poisoned": int(n_poisoned), "notes": sorted(notes)}
+    return {
+        "rows": rows,
+        "notes": sorted(notes | craft.notes),
+        "stand_ins": craft.stand_ins,
+    }
 
 
 def _collect(plan, done):
@@ -358,7 +405,7 @@ def _collect(plan, done):
                         table.append(
                             {
                                 **key,
-                                "n_poisoned": done[job]["n_poisoned"],
+                                "n_poisoned": row["n_poisoned"],
                                 "n_train": len(train),
                                 "clean_score": row["score"],
                                 "n_success": row["wins"][column],

@@ -63,12 +63,13 @@ def test_table_is_tidy_and_complete(report):
     table = report.table
     keys = ["estimator", "attack", "defense", "budget", "fold", "trial"]
     assert not table.duplicated(keys).any()
-    assert len(table) == 2 * 4 * 2 * 3 * 2 * 2
+    assert len(table) == 2 * 5 * 2 * 3 * 2 * 2
     assert table["attack"].unique().tolist() == [
         "random-flips",
         "adversarial-flips",
         "backdoor",
         "clean-label-backdoor",
+        "added-rows",
     ]
     assert (table["n_poisoned"] <= table["budget"] * table["n_train"]).all()
     assert table["clean_score"].between(0, 1).all()
@@ -114,7 +115,7 @@ def test_numbers_equal_a_loop_by_hand():
 
 def test_summary_intervals_and_damage(report):
     summary = report.summary()
-    assert len(summary) == 2 * 4 * 2 * 3
+    assert len(summary) == 2 * 5 * 2 * 3
     inside = summary["low"] <= summary["attack_success"]
     assert (inside & (summary["attack_success"] <= summary["high"])).all()
     flips = summary[
@@ -290,13 +291,6 @@ def test_bad_input_is_named_before_any_work(change, error, message, tmp_path):
     with pytest.raises(error, match=message):
         audit(**arguments)
     assert not (tmp_path / "state").exists()
-
-
-def test_regressors_are_refused():
-    from sklearn.linear_model import Ridge
-
-    with pytest.raises(ValueError, match="must be a classifier"):
-        audit(Ridge(), X, Y, **SMALL)
 
 
 class Fragile(KNeighborsClassifier):

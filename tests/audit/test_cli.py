@@ -9,13 +9,14 @@ import pytest
 pd = pytest.importorskip("pandas")
 testing = pytest.importorskip("click.testing")
 
-from sklearn.datasets import load_wine  # noqa: E402
-from sklearn.linear_model import LogisticRegression  # noqa: E402
+from sklearn.datasets import load_diabetes, load_wine  # noqa: E402
+from sklearn.linear_model import LogisticRegression, Ridge  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import StandardScaler  # noqa: E402
 
 from skpoison.audit._cli import cli  # noqa: E402
 
+NAIVE_BAYES, RIDGE = "sklearn.naive_bayes.GaussianNB", "sklearn.linear_model.Ridge"
 FAST = ["--cv", "2", "--budgets", "0,0.1", "--attacks", "random-flips,backdoor"]
 
 
@@ -97,7 +98,9 @@ def test_estimator_by_dotted_path_and_file(table, tmp_path):
     [
         (["--target", "vine"], "no column 'vine'; there are alcohol, acid"),
         (["--target", "constant"], "'constant' holds one class, 'x'"),
-        (["--target", "alcohol"], "'alcohol' holds fractions"),
+        (["--target", "alcohol", "--task", "classification"], "holds fractions"),
+        (["--target", "alcohol", "--attacks", "backdoor"], "apply to a regressor on"),
+        (["--task", "regression"], "'wine' holds text, 'a' for one"),
         (["--target", "colour"], "12 rows have no value in 'colour'"),
         (
             ["--estimator", "sklearn.svm.SVC"],
@@ -130,6 +133,87 @@ def test_one_clear_line_exit_code_two_nothing_written(table, tmp_path, change, m
     assert found.exit_code == 2 and found.stdout == ""
     assert message in found.stderr and found.stderr.count("\n") == 1
     assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (["--target", "alcohol", "--estimator", NAIVE_BAYES], "holds fractions"),
+        (["--task", "regression", "--estimator", NAIVE_BAYES], "is for classification"),
+        (["--task", "classification", "--estimator", RIDGE], "is for regression"),
+        (["--estimator", RIDGE], "'wine' holds text, 'a' for one"),
+        (["--estimator", "sklearn.cluster.KMeans"], "a classifier or a regressor"),
+        (["--estimator", RIDGE, "--target", "alcohol"], "to a regressor on numeric"),
+    ],
+)
+def test_task_estimator_and_target_must_agree(table, tmp_path, change, message):
+    columns = ["alcohol", "acid", "alkali", *["wine"] * ("--target" not in change)]
+    path = _write(table[columns], tmp_path / "t.csv")
+    found = _run("audit", path, "--target", "wine", *FAST, *change)
+    assert found.exit_code == 2 and found.stdout == ""
+    assert message in found.stderr and found.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def prices(tmp_path):
+    X, y = load_diabetes(return_X_y=True)
+    frame = pd.DataFrame(X[:150, 1:6]).add_prefix("f")
+    frame["price"] = y[:150].astype(int)  # 110 values: some are in fewer than 2 rows
+    return frame
+
+
+def test_audit_of_a_table_with_numbers_to_predict(prices, tmp_path):
+    frame = prices.assign(kind=np.where(prices["f0"] > 0, "old", "young"))
+    frame.loc[::10, "f1"] = np.nan
+    path, page = _write(frame, tmp_path / "t.csv"), tmp_path / "r.html"
+    common = ["audit", path, "--target", "price", "--cv", "2", "--budgets", "0,0.1"]
+    found = _run(*common, "--report", page)
+    assert found.exit_code == 0, found.stderr
+    assert "150 rows, target from 37 to 341; damage in R² lost" in found.stdout
+    for word in ("ridge", "boosting", "flipped-rows", "statp-rows", "regression-rows"):
+        assert word in found.stdout
+    assert "R² lost" in page.read_text(encoding="utf-8")
+    quiet = _run(*common, "--quiet", "--task", "regression", "--jobs", "2")
+    assert quiet.stdout == found.stdout.replace(f"report: {page}\n", "")
+    assert quiet.stderr == ""
+    found = _run(*common, "--task", "classification")
+    assert found.exit_code == 2 and "fewer than cv=2 folds" in found.stderr
+
+
+def test_regressors_by_dotted_path_and_file(prices, tmp_path):
+    io = pytest.importorskip("skops.io")
+    model = tmp_path / "m.skops"
+    io.dump(make_pipeline(StandardScaler(), Ridge()), model)
+    path = _write(prices, tmp_path / "t.csv")
+    for spec in (RIDGE, model):
+        found = _run(
+            "audit", path, "--target", "price", "--cv", "2", "--budgets", "0,0.1",
+            "--attacks", "flipped-rows,statp-rows", "--defenses", "isolation-forest",
+            "--scoring", "explained_variance", "--estimator", spec, "--quiet",
+        )  # fmt: skip
+        assert found.exit_code == 0 and found.stderr == ""
+        assert "explained_variance lost" in found.stdout
+    found = _run("audit", path, "--target", "price", "--scoring", "max_error")
+    assert found.exit_code == 2 and "max_error" in found.stderr
+
+
+@pytest.mark.parametrize(
+    "y, task",
+    [
+        (np.array(["a", "b"]), "classification"),
+        (np.arange(10) % 2, "classification"),
+        (np.arange(100) % 30, "regression"),  # 3 rows a value, fewer than 5 folds
+        (np.arange(600) % 30, "classification"),
+        (np.arange(600.0) % 30, "classification"),
+        (np.arange(20), "classification"),  # ids, and refused as such
+        (np.array([0.5, 1.5, 0.5]), "regression"),
+        (np.array([1.0, np.inf]), "regression"),
+    ],
+)
+def test_the_target_tells_the_task(y, task):
+    from skpoison.audit._ingest import choose_task
+
+    assert choose_task(y, 5) == task
 
 
 @pytest.mark.parametrize(
@@ -205,6 +289,9 @@ def test_untrusted_types_are_named_and_can_be_trusted(table, tmp_path):
 def test_lists(kind, name):
     found = _run("list", kind)
     assert found.exit_code == 0 and name in found.stdout
+    if kind != "datasets":
+        assert "; classification]" in found.stdout
+        assert "; classification, regression]" in found.stdout
 
 
 def test_as_a_module():

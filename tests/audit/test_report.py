@@ -1,5 +1,6 @@
 """The page is one file, shows its plots and table, and fetches nothing."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -83,15 +84,13 @@ def test_missing_folder_is_named(report, tmp_path):
 
 
 def test_interrupted_write_leaves_the_old_page(report, tmp_path, monkeypatch):
-    from skpoison.audit import _checkpoint
-
     path = tmp_path / "r.html"
     path.write_text("old")
 
     def fail(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_checkpoint.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(KeyboardInterrupt):
         report.to_html(path)
     assert path.read_text() == "old"
