@@ -479,7 +479,7 @@ def test_unknown_steps():
         IncrementalPCA(2),
         FunctionTransformer(_products),
     ],
-    ids=str,
+    ids=lambda step: type(step).__name__,
 )
 def test_finite_differences_hold_the_fit_constant(step):
     X = _numbers()
