@@ -28,9 +28,15 @@ API_REFERENCE = {
     },
     "skpoison.attacks": {
         "title": "Attacks",
-        "summary": "Attacks on training data, and the triggers of backdoors.",
+        "summary": "Attacks on training data, the gradient that some follow, and the "
+        "triggers of backdoors.",
         "names": [
             "LabelFlipAttack",
+            "BilevelPoisoningAttack",
+            "RegressionPoisoningAttack",
+            "BackGradientAttack",
+            "InfluenceAttack",
+            "implicit_gradient",
             "BackdoorAttack",
             "CleanLabelBackdoorAttack",
             "PatchTrigger",

@@ -1,4 +1,4 @@
-"""An attack of each kind, a trigger and a detector, as `extending` shows them."""
+"""Attacks of each kind, a trigger and a detector, as `extending` shows them."""
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -45,6 +45,24 @@ class EchoAttack(SamplerMixin, BaseEstimator):
         labels = np.concatenate([y, (y[sources] + 1) % len(self.classes_)])
         poisons = np.arange(len(y), len(labels))
         return _safe_indexing(X, origin), labels, poisons, origin
+
+
+# [regression]
+class MirrorAttack(SamplerMixin, BaseEstimator):
+    """Mirror the numbers y of random rows in their range."""
+
+    def __init__(self, budget=0.1, *, random_state=None):
+        self.budget = budget
+        self.random_state = random_state
+
+    def _is_regression(self):
+        return True
+
+    def _resample(self, X, y, n_rows, streams):
+        rows = streams.numpy("rows").permutation(len(y))[:n_rows]
+        mirrored = y.copy()
+        mirrored[rows] = y.min() + y.max() - y[rows]
+        return X, mirrored, rows, np.arange(len(y))
 
 
 # [trigger]

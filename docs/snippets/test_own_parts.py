@@ -1,19 +1,25 @@
 """The checks that accept them: run with pytest."""
 
 import numpy as np
-from own_parts import EchoAttack, FrameTrigger, NeighbourVote, ShiftAttack
+from own_parts import (
+    EchoAttack,
+    FrameTrigger,
+    MirrorAttack,
+    NeighbourVote,
+    ShiftAttack,
+)
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skpoison.attacks import BackdoorAttack
 from skpoison.utils.estimator_checks import parametrize_with_attack_checks
 
 
-@parametrize_with_attack_checks([ShiftAttack(), EchoAttack()])
+@parametrize_with_attack_checks([ShiftAttack(), EchoAttack(), MirrorAttack()])
 def test_attack_contract(attack, check):
     check(attack)
 
 
-@parametrize_with_checks([ShiftAttack(), EchoAttack(), NeighbourVote()])
+@parametrize_with_checks([ShiftAttack(), EchoAttack(), MirrorAttack(), NeighbourVote()])
 def test_estimator_contract(estimator, check):
     check(estimator)
 

@@ -78,9 +78,11 @@ print(report.defenses().round(3).to_string(index=False))
 # ``report.plot()`` returns such a figure with all settings, and
 # ``report.to_html("report.html")`` writes everything as one self-contained page.
 
-fig, axes = plt.subplots(2, 2, figsize=(8, 6), sharey=True, layout="constrained")
-parts = summary.groupby("attack", sort=False)
-for ax, (attack, part) in zip(axes.flat, parts, strict=True):
+fig, axes = plt.subplots(2, 3, figsize=(10, 6), sharey=True, layout="constrained")
+parts = list(summary.groupby("attack", sort=False))
+for ax in axes.flat[len(parts) :]:
+    ax.axis("off")
+for ax, (attack, part) in zip(axes.flat, parts, strict=False):
     for defense, line in part.groupby("defense", sort=False):
         ax.plot(line["budget"], line["damage"], marker="o", label=defense)
     ax.set(title=attack, xlabel="poisoned share of the rows")

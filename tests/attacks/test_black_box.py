@@ -400,6 +400,7 @@ def test_killed_queries_go_on(init, max_iter, tmp_path, monkeypatch):
         attack("killed").set_params(max_queries=46).poison(X, y)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning:sklearn")
 @pytest.mark.parametrize(
     "victim",
     [HistGradientBoostingClassifier(max_iter=2), KNeighborsClassifier(1), GaussianNB()],

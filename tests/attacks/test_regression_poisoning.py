@@ -159,7 +159,7 @@ def test_numbers_of_flipped_starts(init):
 
 
 def test_weights_of_inf_flip_and_alfa_tilt():
-    # a few rows far out are drawn first, by nearly every seed
+    # leverage is what a few rows far out have
     X, y = _small()
     X[:6] *= 30
     weight = _hat((X - X.min(0)) / np.ptp(X, 0)).sum(1) * (
@@ -169,7 +169,7 @@ def test_weights_of_inf_flip_and_alfa_tilt():
     for init in ("inv_flip", "inf_flip", "adaptive"):
         found = [_start(init, X, y, 10, seed)[2] for seed in range(20)]
         mean_weight.append(weight[np.concatenate(found)].mean())
-    assert min(mean_weight[1:]) > mean_weight[0]
+    assert min(mean_weight[1:]) > 1.15 * mean_weight[0]
     for seed in range(3):
         _, numbers, sources = _start("alfa_tilt", X, y, 20, seed)
         assert set(np.round(numbers, 9)) <= set(np.round([y.min(), y.max()], 9))

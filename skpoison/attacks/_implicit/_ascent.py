@@ -9,9 +9,6 @@ from skpoison.utils._containers import append_rows, put_rows, take_rows
 
 _MOMENTUM = 0.9
 _MAX_RESTARTS = 5  # of a row that the victim takes no notice of
-# share of the largest gradient below which that is so: through the mean and scale of a
-# scaler every row has a little
-_IDLE = 0.003
 _PATIENCE = 10  # steps over which the objective must rise
 _SMALLEST = 1 / 16  # share of the planned step at which a search gives up
 _SAVE_EVERY = 10
@@ -325,7 +322,7 @@ def joint(problem, poisons, search, *, first=0, key="joint"):
         Z[first:] = problem.project(Z[first:] + step * velocity, first)
         poisons = replace(poisons, Z=Z)
         if problem.may_restart:
-            idle = (norms <= _IDLE * norms.max()) & (attempts < _MAX_RESTARTS)
+            idle = (norms == 0) & (attempts < _MAX_RESTARTS)
             for i in np.flatnonzero(idle):
                 poisons = problem.restart(poisons, first + i, attempts[i])
                 velocity[i] = 0.0
