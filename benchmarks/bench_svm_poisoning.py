@@ -1,6 +1,6 @@
 """Rows added against classical models: what they cost, and what it takes to make them.
 
-    python benchmarks/bench_svm_poisoning.py [--seeds 3] [--rows 5] [--without-art]
+    python benchmarks/bench_svm_poisoning.py [--seeds 3] [--rows 10] [--without-art]
 
 First beside ART's PoisoningAttackSVM, where the package is installed. Breast cancer
 data scaled to [0, 1]; ``RandomState(seed).permutation`` makes 100
@@ -199,7 +199,7 @@ def _alone(name, X, y, victim, attack, n_seeds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=10)
     parser.add_argument("--without-art", action="store_true", help="skip the slow peer")
     args = parser.parse_args()
     with_art = PoisoningAttackSVM is not None and not args.without_art

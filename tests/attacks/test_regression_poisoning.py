@@ -131,10 +131,6 @@ def test_the_objective_is_the_error_of_the_retrained_victim():
 # The starts.
 
 
-def _hat(Z):
-    return Z @ np.linalg.inv(Z.T @ Z + 0.01 * np.eye(Z.shape[1])) @ Z.T
-
-
 def _start(init, X, y, n_rows, seed=0):
     attack = RegressionPoisoningAttack(
         Ridge(), init=init, budget=n_rows, max_iter=0, random_state=seed
@@ -158,26 +154,34 @@ def test_numbers_of_flipped_starts(init):
     np.testing.assert_allclose(numbers, expected, atol=1e-9)
 
 
-def test_weights_of_inf_flip_and_alfa_tilt():
-    # leverage is what a few rows far out have
+@pytest.mark.parametrize("init", ["inf_flip", "adaptive"])
+def test_rows_of_inf_flip_have_leverage_and_numbers_near_an_end(init):
+    rng = np.random.RandomState(0)
+    X = np.concatenate([np.zeros((40, 3)), rng.uniform(0.5, 1, (40, 3))])
+    y = np.tile([0.0, 0.5, 1.0, 0.5], 20)
+    found = [_start(init, X, y, 10, seed)[2] for seed in range(30)]
+    assert min(map(min, found)) >= 40  # the others have no leverage
+    share = np.mean(y[np.concatenate(found)] != 0.5)
+    assert abs(share - 2 / 3) < 0.07  # twice the room for them, of half the rows
+
+
+def test_rows_of_alfa_tilt():
     X, y = _small()
-    X[:6] *= 30
-    weight = _hat((X - X.min(0)) / np.ptp(X, 0)).sum(1) * (
-        0.5 + np.abs((y - y.min()) / np.ptp(y) - 0.5)
-    )
-    mean_weight = []
-    for init in ("inv_flip", "inf_flip", "adaptive"):
-        found = [_start(init, X, y, 10, seed)[2] for seed in range(20)]
-        mean_weight.append(weight[np.concatenate(found)].mean())
-    assert min(mean_weight[1:]) > 1.15 * mean_weight[0]
-    for seed in range(3):
-        _, numbers, sources = _start("alfa_tilt", X, y, 20, seed)
-        assert set(np.round(numbers, 9)) <= set(np.round([y.min(), y.max()], 9))
-        Z = (X - X.min(0)) / np.ptp(X, 0)
+    Z, u = (X - X.min(0)) / np.ptp(X, 0), (y - y.min()) / np.ptp(y)
+    hat = Z @ np.linalg.inv(Z.T @ Z + 0.01 * np.eye(3)) @ Z.T
+    for seed in range(4):
+        _, numbers, sources = _start("alfa_tilt", X, y, 60, seed)
         v = (numbers - y.min()) / np.ptp(y)
         # on one side of a plane all go up, on the other all go down
-        separable = LogisticRegression(C=1e6).fit(Z[sources], v > 0.5)
-        assert separable.score(Z[sources], v > 0.5) == 1.0
+        np.testing.assert_allclose(v, np.rint(v), atol=1e-12)
+        plane = LogisticRegression(C=1e6).fit(Z[sources], v > 0.5)
+        assert plane.score(Z[sources], v > 0.5) == 1.0
+        flipped = np.empty(60)
+        flipped[sources] = v
+        weight = hat @ (flipped - u)
+        # those that pull nothing up come last
+        first = np.count_nonzero(weight > 1e-9)
+        assert set(sources[:first]) == set(np.flatnonzero(weight > 1e-9))
 
 
 def test_statp_rows_are_corners_that_contradict_the_prediction():
