@@ -61,12 +61,14 @@ print(largest[columns].round(3).to_string(index=False))
 
 # %%
 # Flips of random labels are the control that chosen flips have to beat, and they do:
-# the same number of rows costs about three times as much. The backdoor takes over
-# nine held-out rows in ten once they are marked, and costs three points of the clean
-# score: who watches the clean score alone hardly sees it.
+# the same number of rows costs about three times as much. So do rows that are added
+# where the gradient of this very pipeline says. The backdoor takes over nine held-out
+# rows in ten once they are marked, and costs three points of the clean score: who
+# watches the clean score alone hardly sees it.
 #
-# The label filter removes random flips. It lets through flips that were chosen
-# against a model, and backdoors, which is why the audit does not recommend it here.
+# The label filter removes random flips. It lets through flips and rows that were
+# chosen against a model, and backdoors, which is why the audit does not recommend it
+# here.
 # ``price`` is the clean score that a defense loses when there is no attack; below 0
 # it gains some.
 
