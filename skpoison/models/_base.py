@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skpoison.models._augment import ShiftFlip
 from skpoison.models._modules import MLP, ConvNet
 from skpoison.models._net import BatchIterator
 from skpoison.utils import RandomStreams, local_torch_seed
@@ -76,6 +77,7 @@ class TorchEstimator(BaseEstimator):
         max_epochs=30,
         batch_size=64,
         input_shape=None,
+        augment=None,
         train_split=None,
         callbacks=None,
         device="auto",
@@ -90,6 +92,7 @@ class TorchEstimator(BaseEstimator):
         self.max_epochs = max_epochs
         self.batch_size = batch_size
         self.input_shape = input_shape
+        self.augment = augment
         self.train_split = train_split
         self.callbacks = callbacks
         self.device = device
@@ -158,7 +161,7 @@ class TorchEstimator(BaseEstimator):
                 f"parameters of components start with {', '.join(_PREFIXES)}"
             )
         check_number("lr", self.lr, low=0, strict=True)
-        check_number("max_epochs", self.max_epochs, low=1, integer=True)
+        check_number("max_epochs", self.max_epochs, low=0, integer=True)
         check_number("batch_size", self.batch_size, low=1, integer=True)
         if not callable(self.optimizer):
             check_option("optimizer", self.optimizer, _OPTIMIZERS)
@@ -188,6 +191,15 @@ class TorchEstimator(BaseEstimator):
                 )
             for side in self.input_shape:
                 check_number("each number in input_shape", side, low=1, integer=True)
+        if isinstance(self.augment, str):
+            check_option("augment", self.augment, ["default"])
+        elif self.augment is not None and not callable(self.augment):
+            raise TypeError(
+                "augment must be None, 'default' or a callable (X, generator) -> X, "
+                f"got {self.augment!r}"
+            )
+        elif hasattr(self.augment, "validate"):
+            self.augment.validate()
         if self.train_split is not None and not callable(self.train_split):
             raise TypeError(
                 "train_split must be None or a callable such as skorch's "
@@ -233,6 +245,18 @@ class TorchEstimator(BaseEstimator):
                 f"values, but the samples of X have shape {self.input_shape_}"
             )
         return shape
+
+    def _augmentation(self):
+        """Return what augments each training batch, or None."""
+        if not isinstance(self.augment, str):
+            return self.augment
+        shape = self._module_shape()
+        if len(shape) != 3:
+            raise ValueError(
+                "augment='default' moves images of shape (C, H, W), but samples have "
+                f"shape {tuple(shape)}; input_shape=(C, H, W) makes images of rows"
+            )
+        return ShiftFlip()
 
     def _module_and_params(self, n_outputs):
         module, shape = self.module, self._module_shape()
@@ -318,9 +342,10 @@ class TorchEstimator(BaseEstimator):
         Returns
         -------
         hook : callable or None
-            ``hook(X, T, context) -> (X, T)``: X on the device; T the targets, one-hot
-            float32 for classes; context a BatchContext. X and T are not to be changed
-            in place. A method ``loss(output, T)`` of the hook replaces the criterion.
+            ``hook(X, T, context) -> (X, T)``: X on the device, augmented; T the
+            targets, one-hot float32 for classes; context a BatchContext. X and T are
+            not to be changed in place. A method ``loss(output, T)`` of the hook
+            replaces the criterion.
         """
         return None
 
@@ -329,17 +354,27 @@ class TorchEstimator(BaseEstimator):
         with net.training(X, y):
             net.fit_loop(X, y)
 
-    def _fit_net(self, X, y, n_outputs):
+    def _start_net(self, n_outputs):
+        """Return a net that is ready to be trained, and the streams of this fit."""
         device = resolve_device(self.device)
         streams = RandomStreams(self.random_state)
-        X = X.reshape(len(X), *self._module_shape())
+        augment = self._augmentation()
         net = self._make_net(n_outputs, device, streams)
-        net.start(n_outputs, streams, self._batch_hook(streams))
+        net.start(n_outputs, streams, self._batch_hook(streams), augment)
+        return net, streams
+
+    def _fit_net(self, X, y, n_outputs):
+        X = X.reshape(len(X), *self._module_shape())
+        net, streams = self._start_net(n_outputs)
         try:
-            with local_torch_seed(streams.seed("dropout"), device):
+            with local_torch_seed(streams.seed("dropout"), net.device):
                 self._train(net, X, y, streams)
         finally:
             net.finish()
+        return self._keep_net(net)
+
+    def _keep_net(self, net):
+        """Make a trained net this estimator's."""
         self.net_ = net
         self.n_iter_ = len(net.history)
         batches = net.history[-1]["batches"] if net.history else []
@@ -348,7 +383,7 @@ class TorchEstimator(BaseEstimator):
                 f"the training loss is not finite after {self.n_iter_} epochs; lower "
                 f"lr (it is {self.lr}) or scale X",
                 ConvergenceWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         return self
 

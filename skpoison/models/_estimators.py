@@ -35,12 +35,18 @@ class TorchClassifier(ClassifierMixin, TorchEstimator):
         Step size; chosen here, with `max_epochs` and `batch_size`, on iris, wine,
         breast cancer and digits with "adam". "sgd" and deep networks need their own.
     max_epochs : int, default=30
-        Passes over the data.
+        Passes over the data; 0 leaves the weights as they were drawn.
     batch_size : int, default=64
         Rows in a training batch.
     input_shape : tuple of int, default=None
         Reshape each row of a two-dimensional X to this before the module, so that
         image networks work after scikit-learn's transformers.
+    augment : "default", callable or None, default=None
+        Changes each training batch before a defense sees it: ``augment(X,
+        generator)`` takes X on the device, in the module's shape, draws from the
+        generator, on the CPU, and returns a tensor of X's shape, X as it was.
+        "default" is :class:`ShiftFlip` with its defaults, for images. None because
+        what may be moved or mirrored depends on the data.
     train_split : callable, default=None
         For example skorch's ``ValidSplit(5)``: holds rows out of training and scores
         them after each epoch. None because cross-validation happens outside.
@@ -95,6 +101,7 @@ class TorchClassifier(ClassifierMixin, TorchEstimator):
     See Also
     --------
     TorchRegressor : The same for numbers as targets.
+    fit_together : Trains many at once.
 
     Notes
     -----
@@ -149,6 +156,11 @@ class TorchClassifier(ClassifierMixin, TorchEstimator):
         self : object
         """
         self._check_parameters()
+        X, y = self._encode(X, y)
+        return self._fit_net(X, y, len(self.classes_))
+
+    def _encode(self, X, y):
+        """Return X validated and y as codes of the classes found in it."""
         X, y = self._validate(X, y)
         check_classification_targets(y)
         self.input_shape_ = X.shape[1:]
@@ -158,7 +170,7 @@ class TorchClassifier(ClassifierMixin, TorchEstimator):
                 f"{type(self).__name__} needs at least two classes in y, got one "
                 f"class: {self.classes_.tolist()[0]!r}"
             )
-        return self._fit_net(X, y.astype(np.int64), len(self.classes_))
+        return X, y.astype(np.int64)
 
     def predict_proba(self, X):
         """Predict the probability of each class.
@@ -208,11 +220,13 @@ class TorchRegressor(RegressorMixin, TorchEstimator):
     lr : float, default=0.005
         Step size; the classifier's.
     max_epochs : int, default=30
-        Passes over the data.
+        Passes over the data; 0 leaves the weights as they were drawn.
     batch_size : int, default=64
         Rows in a training batch.
     input_shape : tuple of int, default=None
         Reshape each row of a two-dimensional X to this before the module.
+    augment : "default", callable or None, default=None
+        As in :class:`TorchClassifier`.
     train_split : callable, default=None
         For example skorch's ``ValidSplit(5)``.
     callbacks : list, default=None

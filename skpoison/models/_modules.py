@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import nn
 from torch.nn import functional as F
 
@@ -80,6 +81,56 @@ class MLP(nn.Module):
 
     def forward(self, X):
         return self.layers(X.flatten(1))
+
+
+class Normalized(nn.Module):
+    """A network behind the normalisation of its pixels: ``network((x - mean) / std)``.
+
+    With the normalisation inside the model, attacks and their radius stay in the unit
+    of the data.
+
+    Parameters
+    ----------
+    input_shape : tuple of int
+        Shape of one sample.
+    n_outputs : int
+        Number of classes, 1 for regression.
+    network : class or callable, default=MLP
+        Called with the two above and `params`.
+    mean, std : float or sequence of float, default=0.5 and 0.25
+        One number, or one a channel. The defaults are those of pixels in [0, 1],
+        roughly.
+    **params : dict
+        Further parameters of the network.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skpoison.models import MLP, Normalized, TorchClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> net = TorchClassifier(
+    ...     Normalized, module__network=MLP, module__mean=4.9, module__std=6.0,
+    ...     module__hidden=(32,), max_epochs=5, device="cpu", random_state=0,
+    ... )
+    >>> net.fit(X, y).score(X, y) > 0.9
+    True
+    """
+
+    def __init__(
+        self, input_shape, n_outputs, network=MLP, mean=0.5, std=0.25, **params
+    ):
+        super().__init__()
+        for name, value in (("mean", mean), ("std", std)):
+            value = torch.as_tensor(value, dtype=torch.float32)
+            if name == "std" and not (value > 0).all():
+                raise ValueError(f"std must be > 0, got {std!r}")
+            if value.ndim:
+                value = value.reshape(-1, *[1] * (len(input_shape) - 1))
+            self.register_buffer(name, value)
+        self.network = network(input_shape, n_outputs, **params)
+
+    def forward(self, X):
+        return self.network((X - self.mean) / self.std)
 
 
 class ConvNet(nn.Module):

@@ -60,6 +60,16 @@ def _as_tensor(array, dtype):
         return torch.as_tensor(array).to(dtype)
 
 
+def batch_cuts(n_rows, batch_size, drop_last=False):
+    """Return where batches begin, and where the last one ends."""
+    starts = list(range(0, n_rows, batch_size))
+    if drop_last and n_rows % batch_size:
+        return starts
+    if len(starts) > 1 and n_rows - starts[-1] == 1:
+        starts.pop()
+    return [*starts, n_rows]
+
+
 class BatchIterator:
     """Batches cut from tensors in memory by one indexing call each.
 
@@ -96,14 +106,7 @@ class BatchIterator:
         if self.X.nbytes < _RESIDENT_BYTES:
             self.X, self.y = self.X.to(self.device), self.y.to(self.device)
         self.shuffle, self.generator = shuffle, generator
-        n_rows = len(self.X)
-        starts = list(range(0, n_rows, batch_size))
-        if drop_last and n_rows % batch_size:
-            self._cuts = starts
-        else:
-            if len(starts) > 1 and n_rows - starts[-1] == 1:
-                starts.pop()
-            self._cuts = [*starts, n_rows]
+        self._cuts = batch_cuts(len(self.X), batch_size, drop_last)
 
     def __len__(self):
         return len(self._cuts) - 1
@@ -135,12 +138,13 @@ def class_probabilities(logits):
 
 
 class TrainingNet(NeuralNet):
-    """A skorch net with fast batches, named random streams and a batch hook.
+    """A skorch net with fast batches, random streams, augmentation and a batch hook.
 
     `start` gives it a run's streams and hook, `finish` takes them away again, so
     that what is left can be pickled.
     """
 
+    augment_: Any = None
     hook_: Any = None
     context_: Any = None
     generator_: Any = None
@@ -152,8 +156,9 @@ class TrainingNet(NeuralNet):
             raise TypeError(f"module must make a torch.nn.Module, got {self.module_!r}")
         return self
 
-    def start(self, n_outputs, streams, hook):
+    def start(self, n_outputs, streams, hook, augment):
         self.n_outputs_ = n_outputs
+        self.augment_ = augment
         self.generator_ = streams.torch("batches")
         self.hook_ = hook
         self.context_ = BatchContext(
@@ -161,7 +166,7 @@ class TrainingNet(NeuralNet):
         )
 
     def finish(self):
-        self.hook_ = self.context_ = self.generator_ = None
+        self.augment_ = self.hook_ = self.context_ = self.generator_ = None
 
     @contextmanager
     def training(self, X, y):
@@ -221,17 +226,22 @@ class TrainingNet(NeuralNet):
         """Return the targets that a hook sees."""
         return y
 
-    def train_step_single(self, batch, **fit_params):
-        if not self.module_.training:
-            self._set_training(True)
-        X, y = unpack_data(batch)
-        X, y = to_tensor(X, self.device), to_tensor(y, self.device)
-        loss_function = self.get_loss
+    def alter(self, X, y):
+        """Return a training batch as augmentation and hook change it."""
+        if self.augment_ is not None:
+            X = self.augment_(X, self.context_.generator)
         if self.hook_ is not None:
             self.context_.epoch = len(self.history) - 1
             X, y = self.hook_(X, self.targets(y), self.context_)
             self.context_.step += 1
-            loss_function = getattr(self.hook_, "loss", loss_function)
+        return X, y
+
+    def train_step_single(self, batch, **fit_params):
+        if not self.module_.training:
+            self._set_training(True)
+        X, y = unpack_data(batch)
+        X, y = self.alter(to_tensor(X, self.device), to_tensor(y, self.device))
+        loss_function: Any = getattr(self.hook_, "loss", self.get_loss)
         out = self.infer(X, **fit_params)
         loss = loss_function(out, y)
         loss.backward()

@@ -275,7 +275,7 @@ def _three():
     "params, error, message",
     [
         ({"lr": -1}, ValueError, "lr must be > 0, got -1"),
-        ({"max_epochs": 0}, ValueError, "max_epochs must be >= 1, got 0"),
+        ({"max_epochs": -1}, ValueError, "max_epochs must be >= 0, got -1"),
         ({"batch_size": 2.5}, TypeError, "batch_size must be an int, got 2.5"),
         ({"optimizer": "adm"}, ValueError, "optimizer must be one of 'adam', "),
         ({"criterion": "mse"}, TypeError, "criterion must be a torch loss"),

@@ -37,6 +37,8 @@ class NetworkModel:
                 "criterion",
                 f"unless it is the class {default.__name__}, without parameters",
             )
+        if params["augment"] is not None:
+            refuse(estimator, "augment", "unless it is None")
         standard = 5e-4 if params["optimizer"] == "sgd" else 0.0
         self.decay = params.get("optimizer__weight_decay", standard)
         self._estimator = clone(estimator).set_params(verbose=0)
