@@ -151,6 +151,28 @@ class BaseAttack:
         return float(np.mean(outcomes)) if len(outcomes) else float("nan")
 
 
+@dataclass
+class _CraftingPlan:
+    """What is known before crafting starts.
+
+    Attributes
+    ----------
+    X, y : ndarray
+        As validated; y encoded.
+    rows : ndarray of int
+        One row of each group of equal rows that is poisoned.
+    owner : ndarray of int
+        For each poisoned row the entry of `rows` whose perturbation it gets.
+    streams : RandomStreams
+    """
+
+    X: np.ndarray
+    y: np.ndarray
+    rows: np.ndarray
+    owner: np.ndarray
+    streams: RandomStreams
+
+
 class PerturbationMixin(OneToOneFeatureMixin, TransformerMixin, BaseAttack):
     """Base of clean-label attacks: X changes, rows and labels stay.
 
@@ -232,6 +254,14 @@ class PerturbationMixin(OneToOneFeatureMixin, TransformerMixin, BaseAttack):
 
     def _fit(self, X, y):
         """Craft; return X as validated."""
+        plan = self._begin(X, y)
+        crafted = np.zeros((len(plan.rows), *self.input_shape_), dtype=plan.X.dtype)
+        if len(plan.rows):
+            crafted = self._craft(plan.X, plan.y, plan.rows, plan.streams)
+        return self._finish(plan, crafted)
+
+    def _begin(self, X, y):
+        """Check everything and choose the rows; return what crafting needs."""
         _refuse_text(X)
         X, y = validate_data(self, X, y, dtype=_DTYPES, allow_nd=True, order="C")
         encoded = self._read_targets(y)
@@ -248,9 +278,6 @@ class PerturbationMixin(OneToOneFeatureMixin, TransformerMixin, BaseAttack):
         if scores is not None:
             scores = np.asarray(scores, dtype=float)[first]
         chosen = _prefix_within(streams.numpy("rows"), sizes, n_rows, scores)
-        crafted = np.zeros((len(chosen), *X.shape[1:]), dtype=X.dtype)
-        if len(chosen):
-            crafted = self._craft(X, encoded, first[chosen], streams)
         position = np.full(len(sizes) + 1, -1)
         position[chosen] = np.arange(len(chosen))
         owner = position[groups]  # groups is -1 for rows that are no candidates
@@ -258,16 +285,23 @@ class PerturbationMixin(OneToOneFeatureMixin, TransformerMixin, BaseAttack):
         self.row_keys_ = keys[self.poison_indices_]
         self.exact_keys_ = exact[self.poison_indices_]
         self.fit_dtype_ = X.dtype.name
-        self.perturbation_ = _as_stored(crafted, X.dtype)[owner[self.poison_indices_]]
         self.sample_indices_ = np.arange(len(X))
         self.y_original_ = np.asarray(y)[self.poison_indices_]
+        owner = owner[self.poison_indices_]
+        return _CraftingPlan(X, encoded, first[chosen], owner, streams)
+
+    def _finish(self, plan, crafted):
+        """Keep one perturbation for each of the plan's rows; return X."""
+        self.perturbation_ = _as_stored(crafted, plan.X.dtype)[plan.owner]
         size = int(np.prod(self.input_shape_))
-        flat = self.perturbation_.reshape(-1, size).astype(float)
-        self.perturbation_norms_ = {
-            "linf": np.abs(flat).max(axis=1, initial=0.0),
-            "l2": np.sqrt((flat**2).sum(axis=1)),
-        }
-        return X
+        flat = self.perturbation_.reshape(-1, size)
+        norms = np.zeros((2, len(flat)))
+        for start in range(0, len(flat), 512):  # float64 copies stay small
+            block = np.abs(flat[start : start + 512].astype(float))
+            norms[0, start : start + 512] = block.max(axis=1, initial=0.0)
+            norms[1, start : start + 512] = np.sqrt((block**2).sum(axis=1))
+        self.perturbation_norms_ = {"linf": norms[0], "l2": norms[1]}
+        return plan.X
 
     def fit_transform(self, X, y):
         """Craft and return the poisoned X: ``fit`` then ``transform``, hashing once.
@@ -398,7 +432,7 @@ def _prefix_within(rng, sizes, n_rows, scores=None):
             f"the budget allows {n_rows} rows, but only {found} are poisoned: "
             f"{sizes.sum()} can be, and copies of a row go together",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     return order[:n_groups]
 

@@ -9,18 +9,33 @@ from sklearn.neighbors import KNeighborsClassifier, LocalOutlierFactor
 from sklearn.svm import SVC
 
 from skpoison.attacks import (
+    AllToAllBackdoor,
     BackdoorAttack,
     BackGradientAttack,
     BilevelPoisoningAttack,
+    BlendBackdoor,
     BlendTrigger,
+    BullseyePolytopeAttack,
     CleanLabelBackdoorAttack,
+    ConvexPolytopeAttack,
+    FeatureCollisionAttack,
+    GradientMatchingAttack,
+    HiddenTriggerBackdoorAttack,
     InfluenceAttack,
     LabelFlipAttack,
+    MetaPoisonAttack,
     RegressionPoisoningAttack,
+    ReleasePoisonAttack,
+    SinusoidBackdoor,
+    SleeperAgentAttack,
+    WatermarkAttack,
 )
 from skpoison.compose import FilteredEstimator, PoisonedEstimator
 from skpoison.defenses import LabelIssueDetector, MixupClassifier
 from skpoison.models import TorchClassifier, TorchRegressor
+
+#: Surrogate of the attacks that are crafted on networks.
+_NET = TorchClassifier(max_epochs=2, device="cpu")
 
 
 def samplers():
@@ -34,6 +49,8 @@ def samplers():
         LabelFlipAttack("influence", chunk_size=0.05),
         BackdoorAttack(),
         BackdoorAttack(mode="append"),
+        BlendBackdoor(budget=0.1),
+        AllToAllBackdoor(),
         BilevelPoisoningAttack(max_iter=3),
         BilevelPoisoningAttack(max_iter=3, init="adaptive", strategy="greedy"),
         BackGradientAttack(max_iter=2, n_steps=20),
@@ -55,6 +72,9 @@ def perturbations():
     return [
         CleanLabelBackdoorAttack(),
         CleanLabelBackdoorAttack(BlendTrigger(), budget=0.2),
+        SinusoidBackdoor(budget=0.2),
+        WatermarkAttack(budget=0.2),
+        WatermarkAttack(budget=0.2, eps=0.1),
         InfluenceAttack(max_iter=2),
         InfluenceAttack(Ridge(), max_iter=2),
         InfluenceAttack(SVC(), eps=0.1, norm="l2", max_iter=2),
@@ -64,8 +84,32 @@ def perturbations():
     ]
 
 
+def crafted():
+    """Perturbations that descend an objective on networks."""
+    fast = {"surrogate": _NET, "max_iter": 2, "budget": 0.2}
+    return [
+        GradientMatchingAttack(**fast, n_restarts=2, n_ensemble=2),
+        GradientMatchingAttack(
+            **fast, n_restarts=1, norm="l2", eps=0.5, selection="nearest"
+        ),
+        SleeperAgentAttack(**fast, retrain_every=1),
+        MetaPoisonAttack(**fast, n_ensemble=2),
+        ReleasePoisonAttack(surrogate=_NET, max_iter=2),
+        ReleasePoisonAttack(
+            "error_max", surrogate=_NET, max_iter=2, norm="l2", eps=0.5
+        ),
+        ReleasePoisonAttack("error_min", surrogate=_NET, max_iter=2, budget=0.5),
+        ReleasePoisonAttack(surrogate=_NET, max_iter=2, online=True),
+        FeatureCollisionAttack(**fast),
+        FeatureCollisionAttack(**fast, optimizer="sign_adam", eps=0.1),
+        ConvexPolytopeAttack(**fast, init="randn"),
+        BullseyePolytopeAttack(**fast),
+        HiddenTriggerBackdoorAttack(**fast),
+    ]
+
+
 def attacks():
-    return [*samplers(), *numeric_samplers(), *perturbations()]
+    return [*samplers(), *numeric_samplers(), *perturbations(), *crafted()]
 
 
 def detectors():
@@ -112,6 +156,7 @@ EXPECTED_IMBLEARN_ONE = {
 
 #: Public classes that are no estimators of their own, with the reason.
 NOT_ESTIMATORS = {
+    "Adaptation": "what an attacker knows: part of an attack",
     "AttackEntry": "a record of the audit's registry",
     "AuditContext": "a record of the audit's registry",
     "AuditReport": "a result",
@@ -123,12 +168,18 @@ NOT_ESTIMATORS = {
     "DatasetNotFoundError": "an error",
     "DefenseEntry": "a record of the audit's registry",
     "Mixup": "a batch hook: part of a classifier",
+    "Normalized": "a torch module",
     "PatchTrigger": "a trigger: part of an attack",
     "PerturbationMixin": "a base class",
+    "PublishedFigure": "a record of a paper",
+    "PublishedSetting": "a record of a paper",
+    "RandomPatchTrigger": "a trigger: part of an attack",
     "RandomStreams": "a source of seeds",
     "RobustnessCurveDisplay": "a drawing",
     "SamplerMixin": "a base class",
+    "ShiftFlip": "an augmentation: part of a classifier",
     "SinusoidTrigger": "a trigger: part of an attack",
+    "TargetedReport": "a result",
     "ConvNet": "a torch module",
     "LinearModel": "a torch module",
     "MLP": "a torch module",

@@ -7,17 +7,17 @@ from scipy import sparse
 from sklearn.base import BaseEstimator, clone
 
 from skpoison.attacks._column_trigger import ColumnTrigger
+from skpoison.attacks._crafted import CraftedAttack
 from skpoison.attacks._triggers import PatchTrigger
-from skpoison.base import PerturbationMixin, SamplerMixin
+from skpoison.base import SamplerMixin
 from skpoison.utils._containers import append_rows, is_frame, put_rows, take_rows
-from skpoison.utils._tensors import project, quantize, resolve_device
+from skpoison.utils._tensors import project, quantize
 from skpoison.utils._validation import (
     check_bounds,
     check_eps,
     check_label,
     check_number,
     check_option,
-    warn_unit,
 )
 
 
@@ -25,21 +25,32 @@ class _BackdoorMixin:
     """Trigger, target class and success of a backdoor, whatever its training rows."""
 
     def _fit_trigger(self, X, y):
-        """Set trigger_ and target_class_."""
+        """Set target_class_, trigger_ and shown_trigger_."""
         target = 0
         if self.target_class is not None:
             target = check_label("target_class", self.target_class, self.classes_)
         self.target_class_ = self.classes_[target]
-        trigger = self.trigger
-        if trigger is None:
-            table = is_frame(X) or sparse.issparse(X) or np.ndim(X) == 2
-            trigger = ColumnTrigger() if table else PatchTrigger()
-        if not (hasattr(trigger, "fit") and hasattr(trigger, "apply")):
-            raise TypeError(
-                "trigger must have fit and apply, as PatchTrigger() does, got "
-                f"{trigger!r}"
-            )
-        self.trigger_ = clone(trigger).fit(X, y)
+        trigger, shown = self._triggers(X)
+        self.trigger_ = self.shown_trigger_ = clone(trigger).fit(X, y)
+        if shown is not trigger:
+            self.shown_trigger_ = clone(shown).fit(X, y)
+
+    def _triggers(self, X):
+        """Return the trigger of training rows and what the attacker shows later."""
+        trigger = self._default_trigger(X) if self.trigger is None else self.trigger
+        shown = getattr(self, "test_trigger", None)
+        pair = {"trigger": trigger, "test_trigger": trigger if shown is None else shown}
+        for name, one in pair.items():
+            if not (hasattr(one, "fit") and hasattr(one, "apply")):
+                raise TypeError(
+                    f"{name} must have fit and apply, as PatchTrigger() does, got "
+                    f"{one!r}"
+                )
+        return tuple(pair.values())
+
+    def _default_trigger(self, X):
+        table = is_frame(X) or sparse.issparse(X) or np.ndim(X) == 2
+        return ColumnTrigger() if table else PatchTrigger()
 
     def apply_trigger(self, X):
         """Return X with the trigger on every row, as an attacker would present it.
@@ -52,7 +63,7 @@ class _BackdoorMixin:
         -------
         X_marked : like X
         """
-        return self.trigger_.apply(X)
+        return self.shown_trigger_.apply(X)
 
     def attack_outcomes(self, predict, X, y):
         """Tell, for each held-out row of another class, whether the trigger works.
@@ -95,14 +106,17 @@ class BackdoorAttack(_BackdoorMixin, SamplerMixin, BaseEstimator):
     mode : {"replace", "append"}, default="replace"
         Whether poisoned rows take the place of their clean originals or are added
         at the end.
+    test_trigger : trigger object, default=None
+        What the attacker shows to the victim later, where it is not ``trigger``: a
+        stronger version of it, say.
     random_state : None, int, RandomState or Generator, default=None
         Which rows are poisoned. Those of a smaller budget are among those of a
         larger one.
 
     Attributes
     ----------
-    trigger_ : trigger object
-        Fitted clone.
+    trigger_, shown_trigger_ : trigger objects
+        Fitted clones of ``trigger`` and ``test_trigger``.
     target_class_ : label
     poison_indices_, sample_indices_, poison_mask_, n_poisoned_, y_original_, classes_
         See :class:`~skpoison.base.BaseAttack`.
@@ -148,12 +162,14 @@ class BackdoorAttack(_BackdoorMixin, SamplerMixin, BaseEstimator):
         target_class=None,
         budget=0.1,
         mode="replace",
+        test_trigger=None,
         random_state=None,
     ):
         self.trigger = trigger
         self.target_class = target_class
         self.budget = budget
         self.mode = mode
+        self.test_trigger = test_trigger
         self.random_state = random_state
 
     def _check_params(self, X, y):
@@ -161,8 +177,8 @@ class BackdoorAttack(_BackdoorMixin, SamplerMixin, BaseEstimator):
         self._fit_trigger(X, y)
 
     def _resample(self, X, y, n_rows, streams):
-        target = int(np.flatnonzero(self.classes_ == self.target_class_)[0])
-        others = np.flatnonzero(y != target)
+        wanted = self._wanted(y)
+        others = np.flatnonzero(y != wanted)
         chosen = np.sort(streams.numpy("rows").permutation(others)[:n_rows])
         if len(chosen) < n_rows:
             warnings.warn(
@@ -176,15 +192,30 @@ class BackdoorAttack(_BackdoorMixin, SamplerMixin, BaseEstimator):
         marked = self.trigger_.apply(take_rows(X, chosen))
         if self.mode == "replace":
             y = y.copy()
-            y[chosen] = target
+            y[chosen] = wanted[chosen]
             return put_rows(X, chosen, marked), y, chosen, np.arange(len(y))
         poisons = len(y) + np.arange(len(chosen))
         sources = np.concatenate([np.arange(len(y)), chosen])
-        y = np.concatenate([y, np.full(len(chosen), target)])
+        y = np.concatenate([y, wanted[chosen]])
         return append_rows(X, marked), y, poisons, sources
 
+    def _wanted(self, y):
+        """Return the code that each row gets once it is marked."""
+        return np.full_like(y, np.flatnonzero(self.classes_ == self.target_class_)[0])
 
-class CleanLabelBackdoorAttack(_BackdoorMixin, PerturbationMixin, BaseEstimator):
+
+class MarkedRowsMixin(_BackdoorMixin):
+    """Rows of the target class marked, labels right: what clean-label backdoors do."""
+
+    def _candidates(self, y):
+        return self.classes_[y] == self.target_class_
+
+    def _marked(self, rows):
+        """Return rows with the trigger on, as floats."""
+        return self.trigger_.apply(rows).astype(np.result_type(rows, np.float32))
+
+
+class CleanLabelBackdoorAttack(MarkedRowsMixin, CraftedAttack):
     """Clean-label backdoor: marked rows of the target class, rightly labelled.
 
     Rows of the target class are first made hard to learn, by steps that raise a
@@ -195,6 +226,8 @@ class CleanLabelBackdoorAttack(_BackdoorMixin, PerturbationMixin, BaseEstimator)
     ----------
     trigger : trigger object, default=None
         None is :class:`ColumnTrigger` for tables, :class:`PatchTrigger` for images.
+        The paper's is ``PatchTrigger(position="corners")``, with an ``amplitude`` of
+        16/255 to 64/255 where it is to be faint.
     target_class : label, default=None
         None is the first of ``classes_``.
     budget : int or float, default=0.05
@@ -206,23 +239,42 @@ class CleanLabelBackdoorAttack(_BackdoorMixin, PerturbationMixin, BaseEstimator)
     norm : {"linf", "l2"}, default="linf"
     bounds : "data", None or (low, high), default="data"
         Box that the perturbation never leaves; the trigger may.
-    surrogate : TorchClassifier, default=None
-        Cloned and trained on the clean data when ``eps`` is not 0. None is
-        ``TorchClassifier()``.
+    surrogate : TorchClassifier, module, list, FrozenEstimator, "victim" or None, \
+default=None
+        Trained on the clean data when ``eps`` is not 0, or, in a FrozenEstimator, used
+        as it is. None is ``TorchClassifier()``.
+    n_ensemble : int, default=1
+        Surrogates, whose mean loss is raised.
     max_iter : int, default=20
         Projected gradient steps; the "Just How Toxic" benchmark's number.
     step_size : float, default=None
-        None is ``2.5 * eps / max_iter``, so that the border can be reached.
+        In units of ``eps``. None is ``2.5 / max_iter``, so that the border can be
+        reached: 2/255 at 20 steps and 16/255, the benchmark's.
+    init : {"uniform", "randn", "zero"}, default="uniform"
+        Start; the benchmark's.
+    clip_trigger : bool, default=False
+        Clip the marked rows to the ball and the box as well. The benchmark does, which
+        nearly erases the trigger.
+    test_trigger : trigger object, default=None
+        What the attacker shows later, where it is not ``trigger``: the paper trains on
+        a faint trigger and shows the full one.
+    batch_size : int, default=512
+        Rows, times surrogates, that are in memory at once.
     device : str, default="auto"
-        Where a default surrogate is trained.
     random_state : None, int, RandomState or Generator, default=None
 
     Attributes
     ----------
-    trigger_, target_class_
+    trigger_, shown_trigger_, target_class_
         See :class:`BackdoorAttack`.
-    surrogate_ : TorchClassifier
+    eps_ : float or ndarray
+    surrogates_ : list of estimators
         Trained on the clean data; only when ``eps`` is not 0.
+    surrogate_ : estimator
+        The first of them.
+    loss_curve_ : ndarray of shape (max_iter,)
+        Minus the mean loss on the true labels at the start of each step; only when
+        ``eps`` is not 0.
     n_iter_ : int
         Steps taken; 1 where all that is done is to mark the rows.
     perturbation_, row_keys_, perturbation_norms_, input_shape_
@@ -234,6 +286,7 @@ class CleanLabelBackdoorAttack(_BackdoorMixin, PerturbationMixin, BaseEstimator)
     See Also
     --------
     BackdoorAttack : Labels change too; far fewer rows do.
+    HiddenTriggerBackdoorAttack : The trigger is in no training row.
 
     Notes
     -----
@@ -274,8 +327,13 @@ class CleanLabelBackdoorAttack(_BackdoorMixin, PerturbationMixin, BaseEstimator)
         norm="linf",
         bounds="data",
         surrogate=None,
+        n_ensemble=1,
         max_iter=20,
         step_size=None,
+        init="uniform",
+        clip_trigger=False,
+        test_trigger=None,
+        batch_size=512,
         device="auto",
         random_state=None,
     ):
@@ -286,86 +344,79 @@ class CleanLabelBackdoorAttack(_BackdoorMixin, PerturbationMixin, BaseEstimator)
         self.norm = norm
         self.bounds = bounds
         self.surrogate = surrogate
+        self.n_ensemble = n_ensemble
         self.max_iter = max_iter
         self.step_size = step_size
+        self.init = init
+        self.clip_trigger = clip_trigger
+        self.test_trigger = test_trigger
+        self.batch_size = batch_size
         self.device = device
         self.random_state = random_state
+
+    @property
+    def surrogate_(self):
+        """First of the surrogates."""
+        return self.surrogates_[0]
 
     def _check_params(self, X, y):
         check_option("norm", self.norm, ["linf", "l2"])
         check_eps(self.eps, X.shape[1:], norm=self.norm)
-        if self.norm == "linf":
-            warn_unit(self.eps, X)
-        check_number("max_iter", self.max_iter, low=1, integer=True)
-        if self.step_size is not None:
-            check_number("step_size", self.step_size, low=0.0, strict=True)
-        check_bounds(self.bounds, X)
-        self._check_surrogate()
+        if not isinstance(self.clip_trigger, bool):
+            raise TypeError(f"clip_trigger must be a bool, got {self.clip_trigger!r}")
+        if self._hardens():
+            super()._check_params(X, y)
+        else:  # without torch, which tables then need not load
+            if self.clip_trigger:
+                raise ValueError("clip_trigger=True with eps=0 leaves nothing to mark")
+            for name in ("surrogates_", "loss_curve_"):  # of an earlier fit
+                vars(self).pop(name, None)
+            check_number("max_iter", self.max_iter, low=1, integer=True)
+            if self.step_size is not None:
+                check_number("step_size", self.step_size, low=0.0, strict=True)
+            check_bounds(self.bounds, X)
+            self.eps_, self.n_iter_ = np.asarray(self.eps, dtype=float), 0
         self._fit_trigger(X, y)
-        self.n_iter_ = 0
 
-    def _check_surrogate(self):
-        if self.surrogate is None or not np.any(np.asarray(self.eps) > 0):
-            return
-        from skpoison.models import TorchClassifier
-
-        if not isinstance(self.surrogate, TorchClassifier):
-            raise TypeError(
-                "surrogate must be a TorchClassifier, whose gradients eps > 0 needs, "
-                f"got {self.surrogate!r}"
-            )
-
-    def _candidates(self, y):
-        return self.classes_[y] == self.target_class_
+    def _hardens(self):
+        return bool(np.any(np.asarray(self.eps) > 0))
 
     def _craft(self, X, y, rows, streams):
         clean = X[rows].astype(np.result_type(X, np.float32))
         hard = clean
         self.n_iter_ = 1
-        if np.any(np.asarray(self.eps) > 0):
+        if self._hardens():
             hard = clean + self._harden(X, y, rows, streams).astype(clean.dtype)
-        return self.trigger_.apply(hard.astype(X.dtype)).astype(clean.dtype) - clean
+        delta = self._marked(hard.astype(X.dtype)) - clean
+        if self.clip_trigger:
+            delta = project(delta, clean, self.eps_, self.norm, *self._bounds)
+            if X.dtype == np.uint8:
+                delta = quantize(delta, self.eps_, self.norm)
+        return delta.astype(clean.dtype)
 
     def _harden(self, X, y, rows, streams):
-        """Raise the surrogate's loss on the true label by projected gradient steps."""
-        import torch
+        """Raise the surrogates' loss on the true labels by projected gradient steps."""
+        from skpoison.attacks._craft._features import FeatureMap, Hardness
+        from skpoison.attacks._craft._minimise import minimise
 
-        from skpoison.models import TorchClassifier
-
-        if self.surrogate is None:
-            surrogate = TorchClassifier(device=self.device)
-        else:
-            surrogate = clone(self.surrogate)
-        if surrogate.get_params().get("random_state") is None:
-            surrogate.set_params(random_state=streams.seed("surrogate"))
-        self.surrogate_ = surrogate.fit(X, y)
-        self.n_iter_ = self.max_iter
-        device = resolve_device(self.device)
-        module = surrogate.module_.to(device).eval()
-        scale = 255.0 if X.dtype == np.uint8 else 1.0
-        low, high = check_bounds(self.bounds, X)
-
-        def tensor(a):
-            return torch.as_tensor(np.asarray(a, dtype=np.float32), device=device)
-
-        x, eps = tensor(X[rows]), tensor(self.eps)
-        low, high = tensor(low), tensor(high)
-        labels = torch.as_tensor(y[rows], device=device)
-        step = self.step_size or 2.5 * eps / self.max_iter
-        shape = surrogate.input_shape or X.shape[1:]
-        delta = torch.zeros_like(x)
-        for _ in range(self.max_iter):
-            delta.requires_grad_()
-            logits = module(((x + delta) / scale).reshape(-1, *shape))
-            loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, delta)
-            if self.norm == "linf":
-                move = gradient.sign()
-            else:
-                length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
-                move = gradient / length.reshape(-1, *[1] * (x.ndim - 1))
-            delta = project(delta.detach() + step * move, x, eps, self.norm, low, high)
-        crafted = delta.cpu().numpy()
-        if X.dtype == np.uint8:
-            return quantize(crafted, self.eps, self.norm)
-        return crafted
+        groups = self._members(X, y, streams)
+        logits = FeatureMap(
+            groups,
+            [[("", "output")] for _ in groups],
+            streams=streams,
+            batch_size=self.batch_size,
+        )
+        ball = self._ball(X[rows])
+        _, labels = self._tensors(X[rows], y[rows])
+        step_size = 2.5 / self.max_iter if self.step_size is None else self.step_size
+        crafted = minimise(
+            Hardness(logits, ball.x, labels),
+            ball.start(self.init, ball.x.shape, streams.torch("start")),
+            ball,
+            n_steps=self.max_iter,
+            optimizer="pgd",
+            step_size=step_size,
+            schedule=None,
+        )
+        self.n_iter_, self.loss_curve_ = self.max_iter, crafted.curve
+        return ball.legal(crafted.delta, X[rows], self._bounds, self.eps_)

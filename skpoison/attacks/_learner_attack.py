@@ -14,8 +14,8 @@ from skpoison.attacks._implicit._objectives import (
     NotDifferentiableError,
     resolve_objective,
 )
-from skpoison.attacks._implicit._store import Store
 from skpoison.attacks._implicit._victim import Victim
+from skpoison.attacks._store import Store
 from skpoison.base import BaseAttack
 from skpoison.utils import make_table_encoder, row_keys, set_random_states
 from skpoison.utils._containers import (

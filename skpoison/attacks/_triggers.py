@@ -7,6 +7,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from skpoison.utils import RandomStreams
+from skpoison.utils._containers import is_frame, like
 from skpoison.utils._validation import check_number, check_option
 
 
@@ -61,13 +62,15 @@ class _ImageTrigger(BaseEstimator):
 
         Returns
         -------
-        X_marked : ndarray like X, or list of ndarray where X is a list
+        X_marked : like X, or list of ndarray where X is a list
             Integer images are rounded and stay in their type's range. Pixels that
             the trigger does not touch keep their values.
         """
         check_is_fitted(self, "low_")
         if isinstance(X, list):
             return list(self.apply(np.asarray(X)))
+        if is_frame(X):
+            return like(self.apply(X.to_numpy()), X)
         X = np.asarray(X)
         images = X.reshape(len(X), *self._shape(X))
         marked = self._mark(images)
@@ -101,18 +104,25 @@ class PatchTrigger(_ImageTrigger):
         to ``fit``; dark pixels of the checkerboard are the smallest. On integer images
         it must be in the type's range.
     position : str or (int, int), default="bottom_right"
-        A corner ("top_left", "top_right", "bottom_left", "bottom_right") or the row
-        and column of the patch's top left pixel.
+        A corner ("top_left", "top_right", "bottom_left", "bottom_right"), "corners" for
+        all four, where each patch mirrors its neighbours, or the row and column of the
+        patch's top left pixel. "corners" survives flips and crops in training.
     margin : int, default=1
         Pixels between a corner patch and the border.
+    amplitude : float, default=None
+        Pixels move towards the patch by at most this, in the units of X; the
+        label-consistent attack marks training rows with 16, 32 or 64 of 255. None
+        pastes the patch.
     input_shape : tuple (C, H, W), default=None
         Of one image, where X is flat.
 
     Attributes
     ----------
     patch_ : ndarray of shape (C or 1, h, w)
+        As it stands at the bottom right.
     position_ : tuple of int
-        Row and column of the top left pixel.
+        Row and column of the top left pixel; for "corners" of the one at the bottom
+        right.
 
     See Also
     --------
@@ -122,6 +132,8 @@ class PatchTrigger(_ImageTrigger):
     ----------
     Gu, Dolan-Gavitt and Garg (2017), BadNets: identifying vulnerabilities in the
     machine learning model supply chain. arXiv:1708.06733.
+    Turner, Tsipras and Madry (2019), Label-consistent backdoor attacks.
+    arXiv:1912.02771.
 
     Examples
     --------
@@ -144,6 +156,7 @@ class PatchTrigger(_ImageTrigger):
         value=None,
         position="bottom_right",
         margin=1,
+        amplitude=None,
         input_shape=None,
     ):
         self.patch = patch
@@ -151,6 +164,7 @@ class PatchTrigger(_ImageTrigger):
         self.value = value
         self.position = position
         self.margin = margin
+        self.amplitude = amplitude
         self.input_shape = input_shape
 
     def _prepare(self, shape):
@@ -176,10 +190,11 @@ class PatchTrigger(_ImageTrigger):
             check_option(
                 "position",
                 self.position,
-                ["top_left", "top_right", "bottom_left", "bottom_right"],
+                ["top_left", "top_right", "bottom_left", "bottom_right", "corners"],
             )
             check_number("margin", self.margin, low=0, integer=True)
-            vertical, horizontal = self.position.split("_")
+            corner = "bottom_right" if self.position == "corners" else self.position
+            vertical, horizontal = corner.split("_")
             row, column = self.margin, self.margin
             if vertical == "bottom":
                 row = shape[1] - height - self.margin
@@ -196,6 +211,14 @@ class PatchTrigger(_ImageTrigger):
                 f"patch of shape {patch.shape} at row {row}, column {column} does not "
                 f"fit into images of shape {tuple(shape)}"
             )
+        room = min(shape[1] - 2 * (shape[1] - row), shape[2] - 2 * (shape[2] - column))
+        if self.position == "corners" and room < 0:
+            raise ValueError(
+                f"position='corners': patches of {height} by {width} pixels overlap on "
+                f"images of shape {tuple(shape)}"
+            )
+        if self.amplitude is not None:
+            check_number("amplitude", self.amplitude, low=0.0, strict=True)
         self.patch_, self.position_ = patch, (int(row), int(column))
 
     def _mark(self, images):
@@ -210,8 +233,23 @@ class PatchTrigger(_ImageTrigger):
                 )
         marked = images.copy()
         (row, column), (height, width) = self.position_, patch.shape[-2:]
-        marked[:, :, row : row + height, column : column + width] = patch
+        place = np.s_[:, :, row : row + height, column : column + width]
+        # the other corners are this one of the mirrored image, whose views these are
+        every = self.position == "corners"
+        for vertical in (1, -1) if every else (1,):
+            for horizontal in (1, -1) if every else (1,):
+                view = marked[:, :, ::vertical, ::horizontal]
+                view[place] = self._towards(patch, view[place])
         return marked
+
+    def _towards(self, patch, pixels):
+        if self.amplitude is None:
+            return patch
+        reach, whole = float(self.amplitude), pixels.dtype.kind in "iu"
+        # in floats: differences of unsigned pixels would wrap around
+        pixels = pixels.astype(np.result_type(pixels, np.float32))
+        moved = pixels + np.clip(patch - pixels, -reach, reach)
+        return np.rint(moved) if whole else moved
 
 
 class BlendTrigger(_ImageTrigger):
@@ -285,8 +323,9 @@ class SinusoidTrigger(_ImageTrigger):
     amplitude : float, default=None
         In the units of X. None is 20/255 of the range of the data given to ``fit``,
         as in the paper.
-    frequency : float, default=6
-        Periods over the width; the paper's value.
+    frequency : float, default=None
+        Periods over the width. None is 6, the paper's, or a quarter of the width where
+        that is less: 6 periods over 12 pixels would be 0 at each.
     input_shape : tuple (C, H, W), default=None
         Of one image, where X is flat.
 
@@ -308,7 +347,7 @@ class SinusoidTrigger(_ImageTrigger):
     array([[0. , 0.6, 0.5, 0.9]])
     """
 
-    def __init__(self, amplitude=None, *, frequency=6, input_shape=None):
+    def __init__(self, amplitude=None, *, frequency=None, input_shape=None):
         self.amplitude = amplitude
         self.frequency = frequency
         self.input_shape = input_shape
@@ -318,9 +357,15 @@ class SinusoidTrigger(_ImageTrigger):
             amplitude = 20 / 255 * (float(self.high_) - float(self.low_))
         else:
             amplitude = check_number("amplitude", self.amplitude, low=0.0, strict=True)
-        check_number("frequency", self.frequency, low=0.0, strict=True)
-        columns = np.arange(shape[2])
-        self.wave_ = amplitude * np.sin(2 * np.pi * columns * self.frequency / shape[2])
+        frequency, columns = min(6, shape[2] / 4), np.arange(shape[2])
+        if self.frequency is not None:
+            frequency = check_number("frequency", self.frequency, low=0.0, strict=True)
+        self.wave_ = amplitude * np.sin(2 * np.pi * columns * frequency / shape[2])
+        if self.frequency is not None and abs(self.wave_).max() < 1e-6 * amplitude:
+            raise ValueError(
+                f"frequency={self.frequency} gives a wave that is 0 at each of "
+                f"{shape[2]} pixels"
+            )
 
     def _mark(self, images):
         dtype = np.result_type(images, np.float32)

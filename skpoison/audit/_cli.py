@@ -34,6 +34,13 @@ def _names(text):
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def _size(text):
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit()):
+        raise _Failure(f"--size: {text!r} is no HEIGHTxWIDTH such as 224x224")
+    return int(height), int(width)
+
+
 def _check_writable(report):
     """Refuse a page that can't be written before the audit, not after it."""
     folder = report.absolute().parent
@@ -175,6 +182,64 @@ def audit(
     if report is not None:
         result.to_html(report)
         click.echo(f"report: {report}")
+
+
+@cli.command()
+@click.argument("in_folder", type=click.Path(path_type=Path))
+@click.argument("out_folder", type=click.Path(path_type=Path))
+@click.option(
+    "--labels",
+    required=True,
+    help="CSV file with the columns file and label, or folders: the class is the name "
+    "of the sub-folder.",
+)
+@click.option(
+    "--eps", default=8.0, show_default=True, help="Largest change of a pixel, of 255."
+)
+@click.option(
+    "--method",
+    type=click.Choice(["alignment", "error_max", "class_target", "random"]),
+    default="alignment",
+    show_default=True,
+    help="What is crafted; random is the control.",
+)
+@click.option("--steps", default=250, show_default=True, help="Crafting steps.")
+@click.option("--seed", default=0, show_default=True, help="Seed of everything.")
+@click.option("--size", default=None, help="Resize to HEIGHTxWIDTH, as 224x224.")
+@click.option(
+    "--preview", default=0, show_default=True, help="Pictures of before and after."
+)
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+def protect(
+    in_folder, out_folder, labels, eps, method, steps, seed, size, preview, quiet
+):
+    """Write protected copies of the images in IN_FOLDER to OUT_FOLDER.
+
+    A model that is trained on the copies does badly on clean images. Call it again
+    when images have arrived, or when it was killed.
+    """
+    from skpoison.attacks._protect import protect_images
+    from skpoison.attacks._release import ReleasePoisonAttack
+
+    attack = ReleasePoisonAttack(method, online=True, max_iter=steps)
+    try:
+        report = protect_images(
+            in_folder,
+            out_folder,
+            labels,
+            attack=attack,
+            eps=eps,
+            size=None if size is None else _size(size),
+            preview=preview,
+            random_state=seed,
+            verbose=not quiet,
+        )
+    except (ImportError, ValueError, TypeError, OSError) as error:
+        raise _Failure(" ".join(str(error).split())) from error
+    click.echo(
+        f"{report.n_protected} protected, {report.n_skipped} done before, largest "
+        f"change {report.max_change} of 255: {out_folder}"
+    )
 
 
 @cli.command("list")

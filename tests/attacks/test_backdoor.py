@@ -226,3 +226,118 @@ def test_clean_labels_beat_their_control():
             )
     clean, marked, hardened = (np.mean(s) for s in found.values())
     assert clean < 0.02 and marked > clean + 0.03 and hardened > clean + 0.05
+
+
+def _images(n=300):
+    return X_DIGITS.reshape(-1, 1, 8, 8).astype(np.float32)[:n], Y_DIGITS[:n]
+
+
+def test_marked_training_rows_and_what_is_shown_later_may_differ():
+    X, y = _images()
+    faint = PatchTrigger("solid", size=2, margin=0, amplitude=0.25)
+    full = PatchTrigger("solid", size=2, margin=0)
+    for attack in (
+        BackdoorAttack(faint, test_trigger=full, random_state=0),
+        CleanLabelBackdoorAttack(faint, test_trigger=full, random_state=0),
+    ):
+        data = attack.poison(X, y)
+        moved = (data.X - X)[data.poison_mask][:, :, -2:, -2:]
+        assert moved.max() == pytest.approx(0.25) and moved.min() >= 0
+        assert (attack.apply_trigger(X)[:, :, -2:, -2:] == 1).all()
+    with pytest.raises(TypeError, match="test_trigger must have fit and apply"):
+        BackdoorAttack(faint, test_trigger="full").poison(X, y)
+
+
+def test_hardening_keeps_whole_pixels_and_spares_the_trigger():
+    X, y = _images()
+    X = (255 * X).astype(np.uint8)
+    common = {
+        "trigger": PatchTrigger("solid", size=2, margin=0),
+        "budget": 20,
+        "eps": 8,
+        "bounds": (0, 255),
+        "surrogate": TorchClassifier(ConvNet, max_epochs=1, device="cpu"),
+        "device": "cpu",
+        "random_state": 0,
+    }
+    attack = CleanLabelBackdoorAttack(**common)
+    out = attack.fit_transform(X, y)
+    moved = out.astype(int) - X
+    assert out.dtype == np.uint8 and abs(moved[:, :, -2:, -2:]).max() > 100
+    assert abs(moved[:, :, :6]).max() == 8
+    assert (out[attack.poison_indices_][:, :, -2:, -2:] == 255).all()
+    clipped = CleanLabelBackdoorAttack(clip_trigger=True, **common)
+    assert abs(clipped.fit_transform(X, y).astype(int) - X).max() == 8
+
+
+def test_hardening_starts_at_random_and_takes_the_published_step():
+    """One step of size 0.5 eps from anywhere in the ball, sign of the loss's slope."""
+    X, y = _images()
+    surrogate = TorchClassifier(max_epochs=3, device="cpu", random_state=0)
+    attack = CleanLabelBackdoorAttack(
+        PatchTrigger(size=1, margin=0), budget=10, eps=0.1, bounds=None, max_iter=1,
+        step_size=0.5, init="zero", surrogate=surrogate, device="cpu", random_state=0,
+    )  # fmt: skip
+    delta = attack.fit(X, y).perturbation_[:, :, :7]
+    np.testing.assert_allclose(abs(delta), 0.05, atol=1e-6)
+    assert len(np.unique(np.sign(delta))) == 2
+    attack.set_params(init="uniform", step_size=1e-9)
+    start = attack.fit(X, y).perturbation_[:, :, :7]
+    assert abs(start).max() <= 0.1 and 0.04 < abs(start).mean() < 0.06
+    assert attack.loss_curve_.shape == (1,) and attack.n_iter_ == 1
+
+
+def test_hardening_on_several_surrogates_raises_their_mean_loss():
+    X, y = _images()
+    surrogate = TorchClassifier(max_epochs=15, device="cpu")
+    attack = CleanLabelBackdoorAttack(
+        PatchTrigger(size=1), eps=0.2, surrogate=surrogate, n_ensemble=3, budget=20,
+        device="cpu", random_state=0,
+    ).fit(X, y)  # fmt: skip
+    assert len(attack.surrogates_) == 3 and attack.surrogate_ is attack.surrogates_[0]
+    assert attack.loss_curve_[-1] < 2 * attack.loss_curve_[0] < 0
+
+
+@pytest.mark.parametrize(
+    "params, error, message",
+    [
+        ({"clip_trigger": 1}, TypeError, "clip_trigger must be a bool"),
+        ({"clip_trigger": True}, ValueError, "clip_trigger=True with eps=0"),
+        ({"max_iter": 0}, ValueError, "max_iter must be >= 1"),
+        ({"step_size": 0}, ValueError, "step_size must be > 0"),
+        ({"eps": 0.1, "init": "ones"}, ValueError, "init must be one of"),
+        ({"eps": 0.1, "surrogate": "net"}, TypeError, "surrogate must be"),
+    ],
+)
+def test_bad_parameters_of_clean_labels(params, error, message):
+    with pytest.raises(error, match=message):
+        CleanLabelBackdoorAttack(**params).fit(X_DIGITS, Y_DIGITS)
+
+
+# The patch at four corners, and faint
+
+
+def test_corner_patches_mirror_each_other():
+    X = np.zeros((1, 1, 8, 8))
+    patch = np.array([[1.0, 2.0], [3.0, 4.0]])
+    trigger = PatchTrigger(patch, position="corners", margin=1).fit(X)
+    marked = trigger.apply(X)[0, 0]
+    np.testing.assert_array_equal(marked[5:7, 5:7], patch)
+    np.testing.assert_array_equal(marked, marked[::-1])
+    np.testing.assert_array_equal(marked, marked[:, ::-1])
+    assert (marked != 0).sum() == 16 and trigger.position_ == (5, 5)
+    with pytest.raises(ValueError, match="position='corners'.*overlap"):
+        PatchTrigger(size=4, position="corners").fit(X)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_amplitude_bounds_how_far_pixels_move(dtype):
+    X = np.array([0, 10, 128, 250, 255, 77, 3, 200, 40], dtype).reshape(1, 1, 3, 3)
+    trigger = PatchTrigger("solid", size=3, value=200, margin=0, amplitude=64).fit(X)
+    moved = trigger.apply(X)
+    assert moved.dtype == dtype
+    np.testing.assert_array_equal(
+        moved.ravel(), [64, 74, 192, 200, 200, 141, 67, 200, 104]
+    )
+    with pytest.raises(ValueError, match="amplitude must be > 0"):
+        PatchTrigger(amplitude=0).fit(np.zeros((1, 1, 8, 8)))
