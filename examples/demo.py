@@ -41,6 +41,13 @@ def main(path="report.html"):
             {"network": network},
             (X / 16).astype("float32"),
             y,
+            # some of "auto", which has more for networks on images
+            attacks=[
+                "random-flips",
+                "adversarial-flips",
+                "backdoor",
+                "gradient-matching",
+            ],
             budgets=(0, 0.01, 0.05, 0.1),
             cv=2,
             n_jobs=2,

@@ -109,6 +109,12 @@ def cli():
 )
 @click.option("--cv", default=5, show_default=True, help="Folds.")
 @click.option("--trials", default=1, show_default=True, help="Repetitions of a fold.")
+@click.option(
+    "--n-targets",
+    default=1,
+    show_default=True,
+    help="Held-out rows that a targeted attack aims at, for each fold and trial.",
+)
 @click.option("--scoring", default=None, help="A scorer of scikit-learn.")
 @click.option("--seed", default=0, show_default=True, help="Seed of everything.")
 @click.option("--jobs", default=1, show_default=True, help="Jobs in parallel.")
@@ -136,6 +142,7 @@ def audit(
     budgets,
     cv,
     trials,
+    n_targets,
     scoring,
     seed,
     jobs,
@@ -171,6 +178,7 @@ def audit(
             checkpoint=checkpoint,
             verbose=not quiet,
             n_trials=trials,
+            n_targets=n_targets,
             name=data.name,
         )
     except (InputError, ValueError, TypeError, OSError) as error:

@@ -2,7 +2,10 @@
 
 import warnings
 
+from sklearn.base import clone
+
 from skpoison.audit._ingest import default_estimators
+from skpoison.audit._registry import is_network
 from skpoison.compose._estimators import name_victim, victim_parameters
 from skpoison.utils import RandomStreams, set_random_states
 from skpoison.utils._containers import take_rows
@@ -18,7 +21,8 @@ class Crafter:
     """Crafts the poisons of one job: for each victim its own only where needed.
 
     What is put in the place of "victim" has the victim's own seeds; those that it
-    lacks are the attack's. The attacker can't know what the victim will draw.
+    lacks are the attack's. The attacker can't know what the victim will draw, which
+    for a network, whose start is drawn, goes for its own seed too.
     """
 
     def __init__(self, plan):
@@ -66,14 +70,39 @@ class Crafter:
         index, budget, fold, trial = job
         train = plan.folds[fold][0]
         attack = plan.attacks[index].make(plan.context).set_params(budget=budget)
+        aim = plan.aim(plan.attacks[index], fold, trial)
+        if aim is not None:
+            attack.set_params(**aim.parameters_of(attack, plan))
         if victim is not None:
+            if is_network(victim):
+                victim = clone(victim)
+                drawn = plan.streams.seed(f"surrogate/{fold}/{trial}")
+                set_random_states(victim, RandomStreams(drawn))
             attack = name_victim(attack, victim)
         if smooth:
             name = "surrogate" if hasattr(attack, "surrogate") else "estimator"
-            models = default_estimators(plan.X, plan.context.task)
-            attack.set_params(**{name: next(iter(models.values()))})
+            attack.set_params(**{name: self._stand_in(attack)})
         # the same seed for every attack and budget: poisoned rows are nested and paired
         seeds = RandomStreams(plan.streams.seed(f"attack/{fold}/{trial}"))
         set_random_states(attack, seeds, only_missing=True)
-        data = attack.poison(take_rows(plan.X, train), plan.y[train])
+        data = _poison(attack, take_rows(plan.X, train), plan.y[train])
         return attack, data if budget else None  # a control: its data are the clean
+
+    def _stand_in(self, attack):
+        from skpoison.attacks._crafted import CraftedAttack
+
+        if isinstance(attack, CraftedAttack):
+            return None  # its default, a network
+        models = default_estimators(self.plan.X, self.plan.context.task)
+        return next(iter(models.values()))
+
+
+def _poison(attack, X, y):
+    """Let an attacker who already has what he wants do nothing."""
+    from skpoison.attacks._matching_attack import NothingToMatchError
+
+    try:
+        return attack.poison(X, y)
+    except NothingToMatchError as error:
+        warnings.warn(f"{error}; no row was poisoned", UserWarning, stacklevel=2)
+        return attack.set_params(budget=0).poison(X, y)

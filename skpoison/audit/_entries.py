@@ -22,6 +22,10 @@ _ANY_TASK = CLASSIFICATION | REGRESSION
 _NUMERIC = frozenset({"numeric"})
 _TABLES = frozenset({"numeric", "mixed"})
 _DENSE = frozenset({"numeric", "images"})
+_PIXELS = frozenset({"flat images", "images"})
+_KNOWS = "Knows the training data and the architecture and recipe of a network; "
+# what an attack is short for that was not made for networks trained from scratch
+_FINE_TUNED = " Made for victims that fine-tune a last layer."
 
 
 def _in_regression(context):
@@ -31,6 +35,10 @@ def _in_regression(context):
 def _has_gradient(context):
     # a network has none here: rows made for another model hardly touch it
     return not context.neural
+
+
+def _is_image_network(context):
+    return context.neural and bool(context.kinds & _PIXELS)
 
 
 def _flips(strategy, context):
@@ -58,6 +66,53 @@ def _clean_label(context):
     from skpoison.attacks import CleanLabelBackdoorAttack
 
     return CleanLabelBackdoorAttack(_trigger(context))
+
+
+def _crafted(name, context, **params):
+    """Make an attack that is crafted on networks, the victim's if it is one."""
+    from skpoison import attacks
+
+    if context.neural:
+        params["surrogate"] = "victim"
+    return getattr(attacks, name)(**params)
+
+
+def _crafted_backdoor(name, context, **params):
+    return _crafted(name, context, trigger=_trigger(context), **params)
+
+
+def _sleeper_agent(context):
+    from skpoison.attacks import RandomPatchTrigger
+
+    trigger = None
+    if context.image_shape is not None:
+        trigger = RandomPatchTrigger(input_shape=context.image_shape)
+    params = {"max_iter": 60, "retrain_every": 30}
+    return _crafted("SleeperAgentAttack", context, trigger=trigger, **params)
+
+
+def _watermark(context):
+    from skpoison.attacks import WatermarkAttack
+
+    return WatermarkAttack()
+
+
+def _blend(context):
+    from skpoison.attacks import BlendBackdoor
+
+    return BlendBackdoor()
+
+
+def _sinusoid(context):
+    from skpoison.attacks import SinusoidBackdoor
+
+    return SinusoidBackdoor(input_shape=context.image_shape)
+
+
+def _all_to_all(context):
+    from skpoison.attacks import AllToAllBackdoor
+
+    return AllToAllBackdoor(_trigger(context))
 
 
 def _added_rows(context):
@@ -226,6 +281,133 @@ for _entry in (
         _regression_rows,
         data=_TABLES,
         tasks=REGRESSION,
+    ),
+    AttackEntry(
+        "gradient-matching",
+        "rows of the wanted class moved within 16/255 of the range until training on "
+        "them turns a held-out target; 60 steps, 2 restarts",
+        _KNOWS + "changes rows, every label stays right; wants one input, which he "
+        "can't touch, read as another class.",
+        partial(_crafted, "GradientMatchingAttack", max_iter=60, n_restarts=2),
+        data=_DENSE,
+        goal="targeted",
+        auto=_is_image_network,
+    ),
+    AttackEntry(
+        "watermark",
+        "a held-out target blended into rows of the wanted class, opacity 0.3",
+        "Knows the training data; changes rows, every label stays right; wants one "
+        "input, which he can't touch, read as another class. The control that every "
+        "crafted target must beat.",
+        _watermark,
+        data=_DENSE,
+        goal="targeted",
+        auto=_is_image_network,
+    ),
+    AttackEntry(
+        "sleeper-agent",
+        "rows of the first class moved within 16/255 of the range until a trigger that "
+        "none of them shows works; 60 steps, a retraining after 30",
+        _KNOWS + "changes rows, every label stays right; later puts the trigger on "
+        "inputs of the second class; wants them read as the first.",
+        _sleeper_agent,
+        data=_DENSE,
+        goal="backdoor",
+        auto=_is_image_network,
+    ),
+    AttackEntry(
+        "release-alignment",
+        "rows moved within 8/255 of the range until training on them raises the loss "
+        "of clean ones; 50 steps",
+        _KNOWS + "changes rows, every label stays right; wants held-out rows misread. "
+        "Made to poison all rows of a release: budget 1.0.",
+        partial(_crafted, "ReleasePoisonAttack", max_iter=50),
+        data=_DENSE,
+        auto=_is_image_network,
+    ),
+    AttackEntry(
+        "blend-backdoor",
+        "noise blended into rows that are relabelled as the first class, opacity 0.2",
+        "Changes rows and labels; later blends the same noise into any input; wants "
+        "it read as the target class.",
+        _blend,
+        data=_DENSE,
+        goal="backdoor",
+        auto=_is_image_network,
+    ),
+    AttackEntry(
+        "metapoison",
+        "rows of the wanted class moved within 8/255 of the range by looking two steps "
+        "of training ahead; 20 steps, 4 networks at different epochs",
+        _KNOWS + "changes rows, every label stays right; wants one input, which he "
+        "can't touch, read as another class.",
+        partial(_crafted, "MetaPoisonAttack", max_iter=20, n_ensemble=4),
+        data=_DENSE,
+        goal="targeted",
+        auto=False,
+    ),
+    AttackEntry(
+        "feature-collision",
+        "rows of the wanted class moved to a held-out target in feature space, as near "
+        "to what they were as that allows; 60 steps",
+        _KNOWS + "changes rows, every label stays right; wants one input, which he "
+        "can't touch, read as another class." + _FINE_TUNED,
+        partial(_crafted, "FeatureCollisionAttack", max_iter=60),
+        data=_DENSE,
+        goal="targeted",
+        auto=False,
+    ),
+    AttackEntry(
+        "convex-polytope",
+        "rows of the wanted class moved until a held-out target is among them in "
+        "feature space; 100 steps",
+        _KNOWS + "changes rows, every label stays right; wants one input, which he "
+        "can't touch, read as another class." + _FINE_TUNED,
+        partial(_crafted, "ConvexPolytopeAttack", max_iter=100),
+        data=_DENSE,
+        goal="targeted",
+        auto=False,
+    ),
+    AttackEntry(
+        "bullseye-polytope",
+        "rows of the wanted class moved until a held-out target is their centre in "
+        "feature space; 100 steps",
+        _KNOWS + "changes rows, every label stays right; wants one input, which he "
+        "can't touch, read as another class." + _FINE_TUNED,
+        partial(_crafted, "BullseyePolytopeAttack", max_iter=100),
+        data=_DENSE,
+        goal="targeted",
+        auto=False,
+    ),
+    AttackEntry(
+        "hidden-trigger",
+        "rows of the first class moved, within 16/255 of the range, to marked rows of "
+        "the second in feature space; 60 steps",
+        _KNOWS + "changes rows, every label stays right; later puts the trigger on "
+        "inputs of the second class; wants them read as the first." + _FINE_TUNED,
+        partial(_crafted_backdoor, "HiddenTriggerBackdoorAttack", max_iter=60),
+        data=_DENSE,
+        goal="backdoor",
+        auto=False,
+    ),
+    AttackEntry(
+        "sinusoid-backdoor",
+        "faint stripes on rows of the first class, labels unchanged",
+        "Changes rows, every label stays right; later puts the stripes on any input; "
+        "wants it read as the target class.",
+        _sinusoid,
+        data=_PIXELS,
+        goal="backdoor",
+        auto=False,
+    ),
+    AttackEntry(
+        "all-to-all-backdoor",
+        "a trigger put on rows that are relabelled as the class after their own",
+        "Changes rows and labels; later puts the trigger on any input; wants it read "
+        "as the class after its own.",
+        _all_to_all,
+        goal="backdoor",
+        auto=False,
     ),
 ):
     register_attack(_entry)

@@ -193,7 +193,14 @@ def _section(report):
             " A success is a held-out row whose prediction misses by more than the "
             "standard deviation of the clean targets."
         )
-    notes = ""
+    notes, targets = "", ""
+    if meta["targets"]:
+        success += (
+            " The tries of a targeted attack are the targets listed below, the same "
+            "for all: rows of the test folds, to be read as a class drawn at random. "
+            "Where they are few the interval is wide."
+        )
+        targets = f"<h3>Targets</h3>{_table(report.targets())}"
     if meta["notes"]:
         items = "".join(f"<li>{html.escape(note)}</li>" for note in meta["notes"])
         notes = f"<h3>Notes of the run</h3><ul>{items}</ul>"
@@ -213,6 +220,7 @@ Wilson's at 95 %, over held-out rows and given the victims trained; the control 
 same share for a model trained on clean data.{success}</p>
 <details open><summary>{len(summary)} settings</summary>
 {_table(summary, {"budget": "{:g}", "n_poisoned": "{:.1f}"})}</details>
+{targets}
 <h3>Threat models</h3><dl>{attacks}</dl>
 <h3>Defenses</h3>{_definitions(meta["defenses"].items())}
 <h3>Cost: mean seconds to fit and score</h3>{_table(seconds)}

@@ -24,8 +24,8 @@ from skpoison.audit._registry import (
     check_victim,
 )
 from skpoison.compose._estimators import name_victim
-from skpoison.utils import RandomStreams, draw_seed, n_budget
-from skpoison.utils._containers import as_rows
+from skpoison.utils import RandomStreams, draw_seed, n_budget, row_keys
+from skpoison.utils._containers import as_rows, take_rows
 from skpoison.utils._validation import check_number
 
 
@@ -40,6 +40,31 @@ NO_SHARE = (
 )
 
 _NO_DEFENSE = DefenseEntry("none", "the estimator as it is", _bare)
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What targeted attacks aim at in one fold and trial.
+
+    Attributes
+    ----------
+    rows : ndarray of int
+        Of X, in the test fold.
+    wanted : label
+        What they are all to be read as; the true label of none.
+    """
+
+    rows: np.ndarray
+    wanted: object
+
+    def parameters_of(self, attack, plan):
+        """Return what an attack is to be given."""
+        params = {
+            "targets": np.asarray(take_rows(plan.X, self.rows)),
+            "target_labels": np.full(len(self.rows), self.wanted),
+            "target_true_labels": plan.y[self.rows],
+        }
+        return {k: v for k, v in params.items() if k in attack.get_params(deep=False)}
 
 
 @dataclass
@@ -59,6 +84,11 @@ class Plan:
     scoring: object
     context: AuditContext
     checkpoint: Checkpoint
+    aims: dict
+
+    def aim(self, entry, fold, trial):
+        """Return what an attack is to aim at, None if it is not for us to say."""
+        return self.aims[fold, trial] if _needs_aim(entry, self.context) else None
 
     def jobs(self):
         yield from self.clean_jobs()
@@ -99,6 +129,7 @@ def make_plan(
     n_jobs,
     random_state,
     checkpoint,
+    n_targets,
 ):
     victims = estimator if isinstance(estimator, dict) else {"estimator": estimator}
     if not victims:
@@ -111,6 +142,7 @@ def make_plan(
     check_consistent_length(X, y)
     _check_variety(y, task)
     check_number("n_trials", n_trials, low=1, integer=True)
+    check_number("n_targets", n_targets, low=1, integer=True)
     if n_jobs is not None:
         check_number("n_jobs", n_jobs, integer=True)
         if n_jobs == 0:
@@ -144,8 +176,15 @@ def make_plan(
         check_number("cv", cv, low=2, integer=True)
         if task == "classification":
             _check_rarest(y, cv)
-    # what is wrong with them shows here
-    _make_folds(cv, y, task, budgets, streams)
+    is_targeted = any(_needs_aim(entry, context) for entry in chosen_attacks)
+
+    def divide(streams):
+        folds = _make_folds(cv, y, task, budgets, streams)
+        if not is_targeted:
+            return folds, {}
+        return folds, _draw_aims(X, y, folds, n_trials, n_targets, streams)
+
+    divide(streams)  # what is wrong with them shows here
     fingerprint = {}
     if checkpoint is not None:
         fingerprint = {
@@ -158,6 +197,7 @@ def make_plan(
             "cv": _identity(cv),
             "scoring": _identity(scoring),
             "n_trials": repr(n_trials),
+            "n_targets": repr(n_targets),
             "random_state": repr(
                 random_state if isinstance(random_state, int | None) else streams.root
             ),
@@ -165,7 +205,7 @@ def make_plan(
         }
     saved = Checkpoint(checkpoint, fingerprint, streams.root)
     streams = RandomStreams(saved.root_seed)
-    folds = _make_folds(cv, y, task, budgets, streams)
+    folds, aims = divide(streams)
     return Plan(
         victims=victims,
         X=X,
@@ -180,6 +220,7 @@ def make_plan(
         scoring=scoring,
         context=context,
         checkpoint=saved,
+        aims=aims,
     )
 
 
@@ -303,6 +344,33 @@ def _make_folds(cv, y, task, budgets, streams):
                 "training fold"
             )
     return folds
+
+
+def _needs_aim(entry, context):
+    return entry.goal == "targeted" and entry.make(context).targets is None
+
+
+def _draw_aims(X, y, folds, n_trials, n_targets, streams):
+    """Draw targets from each test fold, and the label that is wanted for them."""
+    keys = row_keys(np.asarray(X))
+    aims = {}
+    for fold, (train, test) in enumerate(folds):
+        held_out = test[~np.isin(keys[test], keys[train])]
+        known = np.unique(y[train]).tolist()
+        for trial in range(n_trials):
+            rng = streams.numpy(f"targets/{fold}/{trial}")
+            wanted = known[rng.randint(len(known))]
+            # an attack may be told the true label, which must be one it has seen
+            fit = np.isin(y[held_out], known) & (y[held_out] != wanted)
+            rows = rng.permutation(held_out[fit])[:n_targets]
+            if len(rows) < n_targets:
+                raise ValueError(
+                    f"n_targets={n_targets}: the test part of fold {fold} has "
+                    f"{len(rows)} rows that are not in the training part too and are "
+                    f"of another class than {wanted!r}, drawn as the wanted one"
+                )
+            aims[fold, trial] = Aim(rows, wanted)
+    return aims
 
 
 def _check_budgets(budgets, n_samples):

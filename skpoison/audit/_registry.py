@@ -38,12 +38,18 @@ class AuditContext:
     neural: bool
     task: str = "classification"
 
+    @property
+    def kinds(self):
+        """The kinds of data that X is, by which entries say what they take."""
+        flat = self.data == "numeric" and self.image_shape is not None
+        return {self.data, "flat images"} if flat else {self.data}
+
     @classmethod
     def of(cls, estimator, X, y):
         """Look at a victim and its data."""
         task = task_of(estimator)
         final = final_step(estimator)
-        neural = _is_plain_network(final)
+        neural = is_network(estimator)
         shape = getattr(final, "input_shape", None) if neural else None
         if sparse.issparse(X):
             data = "sparse"
@@ -66,9 +72,13 @@ def final_step(estimator):
     return estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
 
 
-def _is_plain_network(estimator):
+def is_network(estimator):
+    """Tell whether an estimator is a TorchClassifier, or a pipeline that ends in one.
+
+    Not one of a defense.
+    """
     # by name, so that an audit of classical models does not pay for torch
-    kind = type(estimator)
+    kind = type(final_step(estimator))
     return (kind.__module__, kind.__name__) == (
         "skpoison.models._estimators",
         "TorchClassifier",
@@ -98,9 +108,12 @@ class AttackEntry:
     make : callable
         ``make(context)`` returns the attack, with a ``budget`` parameter.
     data : frozenset of str
-        Kinds of data that it takes, see :class:`AuditContext`.
-    goal : {"availability", "backdoor"}
-        Decides what damage means.
+        Kinds of data that it takes, see :class:`AuditContext`; "flat images" are those
+        numeric tables whose rows a network reads as images.
+    goal : {"availability", "backdoor", "targeted"}
+        Decides what damage means. An attack that is "targeted" has the parameters
+        `targets` and `target_labels`, and `target_true_labels` if it can use them. The
+        audit sets them to rows of the test fold.
     auto : bool or callable
         Part of ``attacks="auto"``; a callable tells so for an :class:`AuditContext`.
     tasks : frozenset of {"classification", "regression"}
@@ -163,7 +176,7 @@ class _Registry:
         neural = getattr(entry, "neural", False)
         return (
             context.task in entry.tasks
-            and context.data in entry.data
+            and bool(entry.data & context.kinds)
             and (context.neural or not neural)
         )
 
@@ -214,8 +227,8 @@ class _Registry:
                     f"attacks[{name!r}] must have poison(X, y) and the parameter "
                     f"budget, got {value!r}"
                 )
-            goal = "backdoor" if hasattr(value, "apply_trigger") else "availability"
             make = partial(_clone_of, value)
+            goal = _goal_of(value)
             return AttackEntry(name, summary, "given by the caller", make, goal=goal)
         if isinstance(value, BaseEstimator) and hasattr(value, "fit_predict"):
             return DefenseEntry(name, summary, partial(filter_with, value))
@@ -231,6 +244,14 @@ def _kind(context):
     if context.task == "regression":
         return f"regressor on {context.data} data"
     return f"{'network' if context.neural else 'model'} on {context.data} data"
+
+
+def _goal_of(attack):
+    from skpoison.attacks._crafted import TargetedMixin
+
+    if isinstance(attack, TargetedMixin):
+        return "targeted"
+    return "backdoor" if hasattr(attack, "apply_trigger") else "availability"
 
 
 def _clone_of(attack, context):

@@ -14,10 +14,12 @@ _BREAKS_AT = 0.05
 
 RULE = (
     "Damage is what an attack costs: for attacks on availability the clean score lost "
-    "against the bare estimator trained on clean data, for backdoors the attack "
-    "success above its control at budget 0. The price of a defense is the clean score "
-    "it loses without any attack. An estimator counts as broken from the smallest "
-    f"budget whose damage is {_BREAKS_AT:.0%} or more. For a broken one the defense "
+    "against the bare estimator trained on clean data, for backdoors and targeted "
+    "attacks the attack success above its control at budget 0: the share of marked "
+    "rows, or of targets, that are read as the attacker wants. The price of a defense "
+    "is the clean score it loses without any attack. An estimator counts as broken "
+    f"from the smallest budget whose damage is {_BREAKS_AT:.0%} or more, for targeted "
+    "attacks whatever the interval of their few tries. For a broken one the defense "
     "with the smallest worst-case damage over all attacks and budgets, among those "
     f"whose price is {_MAX_PRICE:.0%} or less, is recommended, if that is lower than "
     f"the bare estimator's by {_MIN_GAIN:.0%} or more. For regressors the clean score "
@@ -41,7 +43,8 @@ class AuditReport:
     meta : dict
         What was audited, how, with which seed and versions. `task` is
         "classification", with the rows of each class in `classes`, or "regression",
-        with a summary of y in `target`.
+        with a summary of y in `target`. `targets` lists what targeted attacks aimed
+        at.
 
     Attributes
     ----------
@@ -49,7 +52,7 @@ class AuditReport:
         Tidy. One row for each estimator, attack, defense, budget, fold and trial,
         with the rows poisoned, the clean score, the attacker's successes and tries
         on held-out rows, and the success on the model trained on clean data as
-        control.
+        control. The tries of a targeted attack are its targets.
     timings : pandas.DataFrame
     meta : dict
     recommendation : str
@@ -99,10 +102,10 @@ class AuditReport:
         -------
         summary : pandas.DataFrame
             Means over folds and trials; attack success and control are pooled over
-            held-out rows, with the 95 % Wilson interval of the former in `low` and
-            `high`, which holds given the victims trained. `n_failed` counts the folds
-            and trials in which the model could not be trained: with one, there is no
-            `clean_score` and no `damage`, which the report explains.
+            held-out rows or targets, with the 95 % Wilson interval of the former in
+            `low` and `high`, which holds given the victims trained. `n_failed` counts
+            the folds and trials in which the model could not be trained: with one,
+            there is no `clean_score` and no `damage`, which the report explains.
         """
         keys = ["estimator", "attack", "defense", "budget"]
         orders = [list(self.meta[f"{key}s"]) for key in keys]
@@ -134,9 +137,9 @@ class AuditReport:
         lost = summary["estimator"].map(clean) - summary["clean_score"]
         gained = summary["attack_success"] - summary["control_success"]
         goals = {name: a["goal"] for name, a in self.meta["attacks"].items()}
-        backdoor = summary["attack"].map(goals) == "backdoor"
+        on_clean = summary["attack"].map(goals) == "availability"
         # R2 has no lower end: one ruined model is no better than another
-        damage = gained.where(backdoor, lost).clip(lower=0.0, upper=1.0)
+        damage = lost.where(on_clean, gained).clip(lower=0.0, upper=1.0)
         summary["damage"] = damage.where(summary["n_failed"] == 0)
         return summary
 
@@ -182,6 +185,17 @@ class AuditReport:
         ]
         return pandas.concat(parts, ignore_index=True)
 
+    def targets(self):
+        """List what the targeted attacks aimed at.
+
+        Returns
+        -------
+        table : pandas.DataFrame
+            For each target its fold and trial, its row in the data, its class and the
+            one that it was to be read as. Empty without a targeted attack.
+        """
+        return _import_pandas().DataFrame(self.meta.get("targets", []))
+
     @property
     def recommendation(self):
         """What to do, by the rule that the report states: a line an estimator."""
@@ -189,7 +203,7 @@ class AuditReport:
         lines = []
         for estimator in self.meta["estimators"]:
             own = summary[summary["estimator"] == estimator]
-            verdict = _verdict(own, self.unit)
+            verdict = _verdict(own, self.unit, self.meta["attacks"])
             lines.append(
                 f"{estimator}: {verdict} {_advice(defenses, estimator, self.unit)}"
             )
@@ -262,6 +276,8 @@ def print_report(report, file=None):
     else:
         target = f"{len(meta['classes'])} classes"
         damage_in = "share of held-out rows"
+        if any(a["goal"] == "targeted" for a in meta["attacks"].values()):
+            damage_in += " or targets"
     print(
         f"{meta['name']}: {meta['n_samples']} rows, {target}; damage in {damage_in}, "
         "by budget",
@@ -279,30 +295,46 @@ def _amount(value, unit, digits=1):
     return f"{value:.{digits}%}"
 
 
-def _verdict(own, unit):
+def _verdict(own, unit, attacks):
     """Say what breaks one estimator, from the bare rows of the summary."""
     bare = own[(own["defense"] == "none") & (own["budget"] != 0)]
     broken = bare[bare["damage"] >= _BREAKS_AT]
     failed = int(bare["damage"].isna().sum())
-    untrained = f" In {failed} settings it could not be trained." if failed else ""
+    aside = f" In {failed} settings it could not be trained." if failed else ""
+    aside += _caveat(bare, attacks)
     if bare["damage"].isna().all():
         return "it could not be trained under any attack in every fold."
     if len(broken) == 0:
         return (
             f"no attack did {_amount(_BREAKS_AT, unit, 0)} damage; the worst did "
-            f"{_amount(bare['damage'].max(), unit)}.{untrained}"
+            f"{_amount(bare['damage'].max(), unit)}.{aside}"
         )
     parts = []
     for attack, hits in broken.groupby("attack", sort=False):
         first = hits.iloc[0]
         parts.append(f"{attack} from budget {first['budget']:g}")
     at = broken.loc[broken["damage"].idxmax()]
+    targeted = attacks[at["attack"]]["goal"] == "targeted"
+    what, tries = ("targets read as wanted:", "") if targeted else ("success", " tries")
     return (
         f"broken by {', '.join(parts)}; the worst, {at['attack']} at {at['budget']:g}, "
-        f"does {_amount(at['damage'], unit)} damage (success "
+        f"does {_amount(at['damage'], unit)} damage ({what} "
         f"{at['attack_success']:.1%} [{at['low']:.1%}, {at['high']:.1%}] of "
-        f"{at['n_tries']} tries, control {at['control_success']:.1%}, clean score "
-        f"{at['clean_score']:.3f}).{untrained}"
+        f"{at['n_tries']}{tries}, control {at['control_success']:.1%}, clean score "
+        f"{at['clean_score']:.3f}).{aside}"
+    )
+
+
+def _caveat(bare, attacks):
+    """Say what few targets leave open."""
+    goals = bare["attack"].map({name: a["goal"] for name, a in attacks.items()})
+    calm = bare[(goals == "targeted") & (bare["damage"] < _BREAKS_AT)]
+    if len(calm) == 0 or calm["high"].max() < _BREAKS_AT:
+        return ""
+    at = calm.loc[calm["high"].idxmax()]
+    return (
+        f" {at['attack']} had {at['n_tries']} targets: at {at['budget']:g} a success "
+        f"of up to {at['high']:.0%} can't be ruled out."
     )
 
 

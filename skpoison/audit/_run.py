@@ -33,6 +33,7 @@ def audit(
     checkpoint=None,
     verbose=1,
     n_trials=1,
+    n_targets=1,
     name="data",
 ):
     """Say how poisonable an estimator is on its data, and what each defense buys.
@@ -80,6 +81,8 @@ def audit(
         1 prints the estimated time and memory and a progress bar on stderr.
     n_trials : int, default=1
         Repetitions of each fold with seeds of their own.
+    n_targets : int, default=1
+        Held-out rows that a targeted attack aims at, together, in each fold and trial.
     name : str, default="data"
         What the report calls the data.
 
@@ -103,6 +106,17 @@ def audit(
     See Also
     --------
     skpoison.model_selection.robustness_curve : One attack, one victim.
+    skpoison.model_selection.evaluate_targeted : Many targets, each attacked alone.
+
+    Notes
+    -----
+    A targeted attack wants certain inputs misread. For each fold and trial the audit
+    draws `n_targets` rows of the test fold, none of which has a copy in the training
+    fold, and, with equal chances, the class that they are to be read as, which is not
+    theirs. They are the same for every attack, budget, defense and estimator. Success
+    is the share of targets that are read so; the control is the same share for the
+    model trained on clean data. One target a fold makes few tries: more trials make
+    more.
 
     Examples
     --------
@@ -131,6 +145,7 @@ def audit(
         n_jobs=n_jobs,
         random_state=random_state,
         checkpoint=checkpoint,
+        n_targets=n_targets,
     )
     done = _run(plan, n_jobs=n_jobs, verbose=verbose)
     notes = sorted({note for r in done.values() for note in r["notes"]})
@@ -151,6 +166,7 @@ def audit(
         **_describe_target(plan),
         "n_folds": len(plan.folds),
         "n_trials": n_trials,
+        "targets": _describe_aims(plan),
         "scoring": "the estimator's own" if plan.scoring is None else str(plan.scoring),
         "seed": plan.streams.root,
         "notes": notes,
@@ -212,6 +228,21 @@ def _describe_target(plan):
         return {"target": {**target, "n_distinct": len(np.unique(y))}}
     classes, counts = np.unique(y, return_counts=True)
     return {"classes": {str(c): int(n) for c, n in zip(classes, counts, strict=True)}}
+
+
+def _describe_aims(plan):
+    """Say what targeted attacks aimed at, a line a target."""
+    return [
+        {
+            "fold": fold,
+            "trial": trial,
+            "row": int(row),
+            "class": str(plan.y[row]),
+            "wanted": str(aim.wanted),
+        }
+        for (fold, trial), aim in plan.aims.items()
+        for row in aim.rows
+    ]
 
 
 def _run(plan, *, n_jobs, verbose):
@@ -332,6 +363,8 @@ def _run_job(plan, job):
     train, test = plan.folds[fold]
     X_test, y_test = take_rows(plan.X, test), plan.y[test]
     craft = Crafter(plan)
+    entries = plan.attacks if attack is None else [plan.attacks[attack]]
+    aims = [plan.aim(entry, fold, trial) for entry in entries]
     notes, rows = set(), []
     if attack is None:
         X, y, n_poisoned = take_rows(plan.X, train), plan.y[train], 0
@@ -354,7 +387,8 @@ def _run_job(plan, job):
                     model.fit(X, y)
                     score = float(plan.scorers[name](model, X_test, y_test))
                     outcomes = [
-                        a.attack_outcomes(model.predict, X_test, y_test) for a in fitted
+                        one.attack_outcomes(_reader(plan, model, aim), X_test, y_test)
+                        for one, aim in zip(fitted, aims, strict=True)
                     ]
             except Exception as error:
                 if attack is None:
@@ -381,6 +415,15 @@ def _run_job(plan, job):
         "notes": sorted(notes | craft.notes),
         "stand_ins": craft.stand_ins,
     }
+
+
+def _reader(plan, model, aim):
+    """Return by what an attack asks a victim."""
+    if aim is None:
+        return model.predict
+    # an attack keeps its targets as an array; the victim may go by column names
+    targets = take_rows(plan.X, aim.rows)
+    return lambda _: model.predict(targets)
 
 
 def _collect(plan, done):

@@ -1,5 +1,23 @@
-"""Sweeps over attacks, and their drawings."""
+"""Sweeps over attacks, trials of targeted ones, published settings, drawings."""
 
 from skpoison.model_selection._curve import RobustnessCurveDisplay, robustness_curve
+from skpoison.model_selection._published import (
+    PublishedFigure,
+    PublishedSetting,
+    benchmark_trial,
+    published_setting,
+    published_settings,
+)
+from skpoison.model_selection._targeted import TargetedReport, evaluate_targeted
 
-__all__ = ["RobustnessCurveDisplay", "robustness_curve"]
+__all__ = [
+    "PublishedFigure",
+    "PublishedSetting",
+    "RobustnessCurveDisplay",
+    "TargetedReport",
+    "benchmark_trial",
+    "evaluate_targeted",
+    "published_setting",
+    "published_settings",
+    "robustness_curve",
+]
