@@ -8,7 +8,7 @@ from skpoison.utils._validation import check_number
 
 
 class RandomPatchTrigger(PatchTrigger):
-    """A patch of random colours at a place of its own on every image.
+    """A patch of random colours, at a place of its own on every image or at one.
 
     Parameters
     ----------
@@ -18,6 +18,10 @@ class RandomPatchTrigger(PatchTrigger):
     size : int or (int, int), default=None
         Of a drawn patch. None is a quarter of the sides: 8 by 8 on images of 32 by 32,
         as in the paper.
+    position : "random", str or (int, int), default="random"
+        "random" is another place on every image, which only a network that sees
+        patches wherever they are can learn; otherwise see :class:`PatchTrigger`, with
+        no margin.
     input_shape : tuple (C, H, W), default=None
         Of one image, where X is flat.
     random_state : None, int, RandomState or Generator, default=0
@@ -56,9 +60,18 @@ class RandomPatchTrigger(PatchTrigger):
     #: Tells `set_random_states` to leave the patch's seed alone.
     keeps_its_seed = True
 
-    def __init__(self, patch=None, *, size=None, input_shape=None, random_state=0):
+    def __init__(
+        self,
+        patch=None,
+        *,
+        size=None,
+        position="random",
+        input_shape=None,
+        random_state=0,
+    ):
         self.patch = patch
         self.size = size
+        self.position = position
         self.input_shape = input_shape
         self.random_state = random_state
 
@@ -75,19 +88,24 @@ class RandomPatchTrigger(PatchTrigger):
             ends = np.array([self.low_, self.high_], dtype=float)
             draws = streams.numpy("patch").randint(2, size=(shape[0], *size))
             patch = ends[draws]
-        fixed = PatchTrigger(np.asarray(patch), position=(0, 0))
+        position = (0, 0) if self._is_anywhere() else self.position
+        fixed = PatchTrigger(np.asarray(patch), position=position, margin=0)
         fixed.low_, fixed.high_ = self.low_, self.high_
         fixed._prepare(shape)
-        self.patch_, self.seed_ = fixed.patch_, streams.seed("places")
+        self.fixed_, self.patch_ = fixed, fixed.patch_
+        self.seed_ = streams.seed("places")
+
+    def _is_anywhere(self):
+        return isinstance(self.position, str) and self.position == "random"
 
     def _mark(self, images):
-        fixed = PatchTrigger(self.patch_)
-        fixed.patch_, fixed.position_ = self.patch_, (0, 0)
+        if not self._is_anywhere():
+            return self.fixed_._mark(images)
         marked = images.copy()
         height, width = self.patch_.shape[-2:]
         rows, columns = self._places(images, height, width)
         corner = np.zeros((1, images.shape[1], height, width), images.dtype)
-        pixels = fixed._mark(corner)[0]  # rounded as images of this type are
+        pixels = self.fixed_._mark(corner)[0]  # rounded as images of this type are
         for image, row, column in zip(marked, rows, columns, strict=True):
             image[:, row : row + height, column : column + width] = pixels
         return marked

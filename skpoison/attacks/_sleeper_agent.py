@@ -21,8 +21,9 @@ class SleeperAgentAttack(_BackdoorMixin, SelectionMixin, MatchingAttack):
     Parameters
     ----------
     trigger : trigger object, default=None
-        None is :class:`RandomPatchTrigger` for images, as published, and
-        :class:`ColumnTrigger` for tables.
+        None is a :class:`RandomPatchTrigger` at the bottom right of images, and
+        :class:`ColumnTrigger` for tables. The paper's lands anywhere:
+        ``RandomPatchTrigger()``; fully connected networks can't learn that one.
     source_class : label, default=None
         None is the class after ``target_class``, cyclically.
     target_class : label, default=None
@@ -163,7 +164,9 @@ class SleeperAgentAttack(_BackdoorMixin, SelectionMixin, MatchingAttack):
         self.checkpoint = checkpoint
 
     def _default_trigger(self, X):
-        return RandomPatchTrigger() if np.ndim(X) > 2 else super()._default_trigger(X)
+        if np.ndim(X) <= 2:
+            return super()._default_trigger(X)
+        return RandomPatchTrigger(position="bottom_right")
 
     def _check_crafting(self, X, y):
         super()._check_crafting(X, y)

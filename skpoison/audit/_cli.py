@@ -215,7 +215,7 @@ def audit(
 @click.option("--seed", default=0, show_default=True, help="Seed of everything.")
 @click.option("--size", default=None, help="Resize to HEIGHTxWIDTH, as 224x224.")
 @click.option(
-    "--preview", default=0, show_default=True, help="Pictures of before and after."
+    "--preview", default=3, show_default=True, help="Pictures of before and after."
 )
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 def protect(

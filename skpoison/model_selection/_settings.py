@@ -9,6 +9,8 @@ An entry holds the fields of PublishedSetting, but
 
 from typing import Any
 
+from skpoison.attacks import RandomPatchTrigger
+
 _WITCHES_BREW = (
     "J. Geiping et al. Witches' Brew: industrial scale data poisoning via gradient "
     "matching. ICLR 2021. arXiv:2009.02276."
@@ -52,13 +54,15 @@ _ANY = {"surrogate": "victim", "bounds": (0.0, 1.0)}
 #: How the code of [Witches' Brew] descends, whatever the objective.
 _BREWING = {"optimizer": "sign_adam", "max_iter": 250}
 _MATCHING = {**_ANY, **_BREWING, "budget": 0.01, "n_restarts": 8}
-#: First-order MetaPoison: one trained network that stays as it is.
+#: First-order MetaPoison: one trained network that stays as it is, and steps on the
+#: poisons alone; the published one asks for its loss after the last step only.
 _FIRST_ORDER = {
     **_ANY,
     **_BREWING,
     "budget": 0.01,
     "n_ensemble": 1,
     "ensemble_stagger": None,
+    "unroll_on": "poisons",
     "objective": "xent",
     "schedule": "steps",
     "init": "randn",
@@ -136,8 +140,10 @@ def _metapoison(pair, classes):
                 "eps": 8 / 255,
                 "color_eps": 0.04,
                 "n_ensemble": 24,
+                "ensemble_stagger": "even",
                 "max_iter": 60,
                 "n_unroll": 2,
+                "unroll_on": "batches",
                 "optimizer": "adam",
                 "step_size": 25.0,
                 "schedule": metapoison_rate,
@@ -351,6 +357,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
                 "budget": 0.01,
                 "eps": 16 / 255,
                 "n_restarts": 1,
+                "trigger": RandomPatchTrigger(),
                 "selection": "max_gradient",
                 "retrain_every": 50,
             },

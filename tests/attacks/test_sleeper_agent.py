@@ -140,3 +140,13 @@ def test_the_random_patch_of_uint8_and_its_errors():
         RandomPatchTrigger(size=9).fit(X)
     with pytest.raises(ValueError, match="outside the range of uint8"):
         RandomPatchTrigger(np.full((2, 2), 300.0)).fit(X)
+
+
+def test_the_random_patch_can_have_one_place():
+    X = np.random.RandomState(0).rand(5, 1, 8, 8)
+    marked = RandomPatchTrigger(position="bottom_right").fit(X).apply(X)
+    assert (marked[:, :, :6] == X[:, :, :6]).all()
+    assert (marked[:, :, 6:, 6:] == marked[:1, :, 6:, 6:]).all()
+    assert (marked[:, :, 6:, 6:] != X[:, :, 6:, 6:]).all()
+    with pytest.raises(ValueError, match="position must be one of"):
+        RandomPatchTrigger(position="middle").fit(X)
