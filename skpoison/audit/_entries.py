@@ -338,7 +338,7 @@ for _entry in (
     AttackEntry(
         "metapoison",
         "rows of the wanted class moved within 8/255 of the range by looking two steps "
-        "of training ahead; 20 steps, 4 networks at different epochs",
+        "of training ahead; 20 steps, 4 networks",
         _KNOWS + "changes rows, every label stays right; wants one input, which he "
         "can't touch, read as another class.",
         partial(_crafted, "MetaPoisonAttack", max_iter=20, n_ensemble=4),

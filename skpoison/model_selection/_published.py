@@ -125,7 +125,7 @@ class PublishedSetting:
     def __repr__(self):
         trials = f"{len(self.seeds)} seeds"
         if self.n_targets:
-            trials = f"{self.n_targets}, {self.n_victims} victims in each"
+            trials = f"{self.n_targets}, {self.n_victims} victim(s) in each"
         lines = [
             f"{self.name}: {self.summary}",
             f"  data     {self.dataset}"

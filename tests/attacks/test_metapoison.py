@@ -20,6 +20,7 @@ from skpoison.attacks._craft._trajectory import Trajectory
 from skpoison.attacks._craft._unroll import (
     AdversarialLoss,
     Unrolled,
+    UnrolledOnPoisons,
     training_gradient,
     unrolled_loss,
 )
@@ -44,6 +45,21 @@ class NormNet(nn.Sequential):
         )
 
 
+class SmoothNet(nn.Sequential):
+    """Without the kinks of ReLU, where the gradient of training jumps."""
+
+    def __init__(self, input_shape, n_outputs, norm=nn.Identity):
+        width = int(np.prod(input_shape))
+        super().__init__(
+            nn.Flatten(),
+            nn.Linear(width, 16),
+            norm(16),
+            nn.Tanh(),
+            nn.Dropout(0.2),
+            nn.Linear(16, n_outputs),
+        )
+
+
 @pytest.fixture(scope="module")
 def digits():
     X, y = load_digits(return_X_y=True)
@@ -61,6 +77,7 @@ def _attack(*aims, **params):
         "eps": 0.2,
         "surrogate": _net(),
         "n_ensemble": 3,
+        "ensemble_stagger": "even",
         "max_iter": 3,
         "device": "cpu",
         "random_state": 0,
@@ -370,32 +387,78 @@ def test_all_members_and_their_buffers_train_in_training_mode(digits):
 # The objective.
 
 
-def test_gradient_of_an_epoch_is_the_mean_over_members_and_batches(digits):
+def _objective(digits, kind=Unrolled, batch_size=2048, **params):
     X, y, targets, wished = digits
+    moves = params.pop("moves", True)
+    net = {"module": SmoothNet, **params.pop("net", {})}
+    surrogate = _net(max_epochs=3, **net)
+    ensemble = _trajectory(
+        surrogate, X, y, n_members=2, moves=moves, batch_size=batch_size
+    )
+    goal = AdversarialLoss("xent", torch.as_tensor(wished))
+    aims = torch.as_tensor(targets, dtype=torch.float32)
+    given = {"n_unroll": 2, "inner_rate": 0.5, "bn_mode": "train", "poisoned": False}
     rows = np.array([3, 10, 17, 200])
+    return kind(ensemble, [(rows, goal, aims)], **{**given, **params})
 
+
+_AUGMENTED = {
+    "module__norm": nn.BatchNorm1d,
+    "input_shape": (1, 8, 8),
+    "augment": ShiftFlip(),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "params"),
+    [
+        # poisons in later batches are not differentiated, see the paper's code
+        (Unrolled, {"n_unroll": 1}),
+        (UnrolledOnPoisons, {}),
+        (UnrolledOnPoisons, {"moves": False, "n_unroll": 3}),
+        (UnrolledOnPoisons, {"batch_size": 3}),
+        (UnrolledOnPoisons, {"net": _AUGMENTED}),
+        (UnrolledOnPoisons, {"net": _AUGMENTED, "bn_mode": "eval"}),
+    ],
+    ids=["batches", "poisons", "trained", "two parts", "batch norm", "eval"],
+)
+def test_gradient_of_an_epoch_equals_finite_differences(digits, kind, params):
     def objective():
-        ensemble = _trajectory(_net(max_epochs=3), X, y, n_members=2)
-        goal = AdversarialLoss("xent", torch.as_tensor(wished))
-        aims = torch.as_tensor(targets, dtype=torch.float32)
-        return Unrolled(
-            ensemble,
-            [(rows, goal, aims)],
-            n_unroll=2,
-            inner_rate=0.5,
-            bn_mode="train",
-            poisoned=False,
-        )
+        return _objective(digits, kind, **copy.deepcopy(params))
 
     delta = torch.zeros(1, 4, 64)
     value, gradient = objective()(delta, 0)
-    direction = torch.randn(delta.shape, generator=torch.Generator().manual_seed(0))
+    # along the gradient itself float32 leaves the most digits
+    direction = gradient / gradient.norm()
     step = 1e-2
     up, down = (objective()(delta + s * direction, 0)[0] for s in (step, -step))
     slope = (up - down).item() / (2 * step)
-    assert slope == pytest.approx((gradient * direction).sum().item(), rel=0.05)
+    assert slope == pytest.approx((gradient * direction).sum().item(), rel=0.02)
     assert gradient.flatten(2).norm(dim=2).min() > 0
     assert value.shape == (1,)
+
+
+def test_all_steps_are_taken_on_all_poisons_of_members_as_they_are(digits):
+    X, y, targets, wished = digits
+    net = {"module": MLP}
+    objective = _objective(digits, UnrolledOnPoisons, n_unroll=3, net=net)
+    modules = [copy.deepcopy(n.module_) for n in objective.trajectory.networks]
+    rows = objective.problems[0][0]
+    delta = 0.1 * torch.rand(1, 4, 64, generator=torch.Generator().manual_seed(0))
+    value, _ = objective(delta, 0)
+    poisons, labels = torch.tensor(X[rows]).float() + delta[0], torch.tensor(y[rows])
+    total = 0.0
+    for module in modules:
+        for _ in range(3):
+            module.zero_grad()
+            F.cross_entropy(module(poisons), labels).backward()
+            with torch.no_grad():
+                for p in module.parameters():
+                    p -= 0.5 * p.grad
+            logits = module(torch.tensor(targets).float())
+            total += F.cross_entropy(logits, torch.tensor(wished)).item()
+    assert value.item() == pytest.approx(total / 6, rel=1e-4)
+    assert objective.trajectory.epochs == [1, 1]
 
 
 # The attack.
@@ -424,16 +487,18 @@ def test_default_eps_is_the_papers():
     assert clone(attack).fit(X[:200] / 16, y[:200]).eps_ == pytest.approx(8 / 255)
 
 
-def test_turns_its_own_ensemble_where_noise_does_not(digits):
+@pytest.mark.parametrize(("unroll_on", "rate"), [("batches", 1.0), ("poisons", 0.05)])
+def test_turns_its_own_ensemble_where_noise_does_not(digits, unroll_on, rate):
     X, y, targets, wished = digits
     params = {"n_ensemble": 4, "max_iter": 10, "budget": 0.08, "eps": 0.3}
-    params |= {"objective": "xent", "n_unroll": 1, "inner_lr": 1.0}
+    params |= {"objective": "xent", "n_unroll": 1, "inner_lr": rate}
+    params["unroll_on"] = unroll_on
     attack = _attack(targets[:1], 9, **params).fit(X, y)
     # the random start stays; the same members in the same epochs
     noise = _attack(targets[:1], 9, step_size=1e-9, **params).fit(X, y)
     assert attack.loss_curve_[0] == noise.loss_curve_[0]
     gained = noise.loss_curve_ - attack.loss_curve_
-    assert (gained[2:] > 0).all() and gained[5:].mean() > 0.15
+    assert (gained[2:] > 0).all() and gained[5:].mean() > 0.05
 
 
 def test_victims_from_scratch_are_turned_and_those_of_noise_are_not(digits):
@@ -470,9 +535,12 @@ def test_victims_from_scratch_are_turned_and_those_of_noise_are_not(digits):
         {"objective": "conceal", "threat_model": "third_party", "poison_class": 5},
         {"threat_model": "random_subset"},
         {"trajectory": "poison"},
-        {"n_unroll": 3, "inner_lr": 0.1},
+        {"unroll_on": "batches", "trajectory": "poison"},
+        {"unroll_on": "batches", "ensemble_stagger": None},
+        {"unroll_on": "batches", "n_unroll": 3, "inner_lr": 0.1},
         {"ensemble_stagger": None, "n_ensemble": 1},
         {"optimizer": "adam", "step_size": 25.0, "schedule": None},
+        {"batch_size": 7},
         {"norm": "l2", "eps": 1.0},
         {"selection": "nearest"},
     ],
@@ -550,7 +618,7 @@ def test_images_of_any_kind_and_batch_normalisation(digits):
     aim = (targets[:1].reshape(-1, 1, 8, 8) * 255).astype(np.uint8)
     net = _net(max_epochs=2, module=NormNet, augment=ShiftFlip())
     found = []
-    for mode in ("train", "eval"):
+    for mode in ("train", "eval", None):
         attack = _attack(
             aim, 8, eps=30, surrogate=net, bn_mode=mode, n_ensemble=2, max_iter=2
         )
@@ -558,7 +626,7 @@ def test_images_of_any_kind_and_batch_normalisation(digits):
         assert out.dtype == np.uint8
         assert np.abs(out.astype(int) - images).max() == 30
         found.append(out)
-    assert (found[0] != found[1]).any()
+    assert (found[0] != found[1]).any() and (found[2] == found[1]).all()
 
 
 @pytest.mark.parametrize("n_channels", [1, 3])
@@ -654,6 +722,7 @@ def test_killed_crafting_goes_on_with_the_same_bits(digits, tmp_path, monkeypatc
     [
         ({"objective": "margin"}, "objective must be one of"),
         ({"trajectory": "dirty"}, "trajectory must be one of"),
+        ({"unroll_on": "rows"}, "unroll_on must be one of"),
         ({"bn_mode": "both"}, "bn_mode must be one of"),
         ({"ensemble_stagger": "first_n"}, "ensemble_stagger must be one of"),
         ({"n_unroll": 0}, "n_unroll must be >= 1"),

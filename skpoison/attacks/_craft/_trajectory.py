@@ -234,10 +234,14 @@ class Trajectory:
 
     # One epoch
 
-    def chunks(self, kind, at=None):
-        """Cut members of a kind into groups that fit into memory together."""
+    def chunks(self, kind, at=None, n_rows=None):
+        """Cut members of a kind into groups that fit into memory together.
+
+        `n_rows` is what passes each of them at once, None a training batch.
+        """
         at = list(range(len(kind.numbers))) if at is None else at
-        size = max(1, self.batch_size // min(self._cut(kind), len(self.rows)))
+        n_rows = min(self._cut(kind), len(self.rows)) if n_rows is None else n_rows
+        size = max(1, self.batch_size // n_rows)
         return [at[i : i + size] for i in range(0, len(at), size)]
 
     def _cut(self, kind):

@@ -77,7 +77,7 @@ def training_gradient(members, params, others, batch, *, graph, aims=None):
     inputs, labels, weights = batch
     n_rows, there = inputs.shape[1], None
     if aims is not None:
-        inputs = torch.cat([inputs, aims.expand(len(inputs), *aims.shape)], 1)
+        inputs = _with_aims(inputs, aims)
     logits = members.logits(params, others, inputs)
     if aims is not None:
         logits, there = logits[:, :n_rows], logits[:, n_rows:]
@@ -118,7 +118,7 @@ def unrolled_loss(
     total = 0.0
     for step, batch in enumerate(batches):
         if step == n_steps:  # only to see the last network
-            inputs = torch.cat([batch[0], aims.expand(len(rates), *aims.shape)], 1)
+            inputs = _with_aims(batch[0], aims)
             logits = members.logits(theta, _copies(others), inputs)
             total = total + goal(logits[:, -len(aims) :])
             break
@@ -142,6 +142,12 @@ def unrolled_loss(
             there = aims.expand(len(rates), *aims.shape)
             total = total + goal(members.logits(theta, others, there))
     return total / n_steps
+
+
+def _with_aims(inputs, aims):
+    # augmented rows have the shape that the network takes, others that of X
+    aims = aims.reshape(-1, *inputs.shape[2:])
+    return torch.cat([inputs, aims.expand(len(inputs), *aims.shape)], 1)
 
 
 def _copies(others):
@@ -219,15 +225,31 @@ class Unrolled:
                         values[j] += value.sum()
                         counts[j] += len(which)
                     if self.trajectory.moves:
-                        inputs = self.trajectory.rows[rows]
-                        if self.poisoned:
-                            inputs = self._poisoned(0, delta[0], rows)
-                        self.trajectory.advance(kind, at, rows, inputs, name)
+                        self._advance(kind, at, rows, name, delta)
                 self.trajectory.end_epoch(kind, at)
         for j, count in enumerate(counts):
             gradient[j] /= count
             values[j] /= count
         return values, gradient
+
+    def _advance(self, kind, at, rows, name, delta):
+        """Train members on a batch each."""
+        inputs = self.trajectory.rows[rows]
+        if self.poisoned:
+            inputs = self._poisoned(0, delta[0], rows)
+        self.trajectory.advance(kind, at, rows, inputs, name)
+
+    def _network(self, kind, at):
+        """Return the members `at` as they are unrolled, and their rates."""
+        members = kind.training if self.bn_mode == "train" else kind.members
+        params, others = kind.weights(at)
+        rates = self.trajectory.rates(kind, at)
+        if self.inner_rate is not None:
+            rates = torch.full_like(rates, self.inner_rate)
+        return members, params, others, rates
+
+    def _coupled(self, kind):
+        return self.bn_mode == "train" and kind.coupled
 
     def _poisoned(self, j, delta, rows):
         """Return inputs of shape (k, n, *row_shape), perturbed where poisons are."""
@@ -240,12 +262,8 @@ class Unrolled:
         """Add one batch's gradient in the poisons; return the members' values."""
         trajectory = self.trajectory
         _, goal, aims = self.problems[j]
-        coupled = self.bn_mode == "train" and kind.coupled
-        members = kind.training if self.bn_mode == "train" else kind.members
-        params, others = kind.weights(at)
-        rates = trajectory.rates(kind, at)
-        if self.inner_rate is not None:
-            rates = torch.full_like(rates, self.inner_rate)
+        coupled = self._coupled(kind)
+        members, params, others, rates = self._network(kind, at)
 
         def batch(rows, inputs, weights, draw):
             inputs = trajectory.augment(kind, at, inputs, f"{name} {draw}")
@@ -290,3 +308,61 @@ class Unrolled:
         hit = place < len(delta)
         gradient.index_add_(0, place[hit], pulled[hit])
         return value.detach()
+
+
+class UnrolledOnPoisons(Unrolled):
+    """The same with every step of gradient descent taken on the poisons.
+
+    One call unrolls each member once and lets it train for an epoch if it does train.
+    Poisons that are too many for the memory are cut into parts, each unrolled alone.
+    """
+
+    def __call__(self, delta, step):
+        """Return values of shape (n_problems,) and the gradient in delta."""
+        trajectory = self.trajectory
+        gradient, values = torch.zeros_like(delta), delta.new_zeros(len(delta))
+        cuts = range(0, delta.shape[1], trajectory.batch_size)
+        parts = [slice(cut, cut + trajectory.batch_size) for cut in cuts]
+        for kind in trajectory.kinds:
+            for at in trajectory.chunks(kind, n_rows=delta.shape[1]):
+                for j in range(len(delta)):
+                    for part in parts:
+                        value, pulled = self._through(kind, at, j, delta[j], part)
+                        values[j] += value
+                        gradient[j, part] += pulled
+            for at in trajectory.chunks(kind):
+                if trajectory.moves:
+                    for name, rows in trajectory.batches(kind, at):
+                        self._advance(kind, at, rows, name, delta)
+                trajectory.end_epoch(kind, at)
+        count = len(trajectory.estimators) * len(parts)
+        return values / count, gradient / count
+
+    def _through(self, kind, at, j, delta, part):
+        """Return the sum over members of the value, and its gradient in a part."""
+        trajectory = self.trajectory
+        rows, goal, aims = self.problems[j]
+        rows, coupled = rows[part], self._coupled(kind)
+        members, params, others, rates = self._network(kind, at)
+        leaf = delta[part].detach().requires_grad_()
+        inputs = (trajectory.rows[rows] + leaf).expand(len(at), *leaf.shape)
+        labels = trajectory.labels[rows].expand(len(at), -1)
+        weights = inputs.new_full(labels.shape, 1 / len(rows))
+        name = f"poisons {part.start}"
+        with trajectory.randomness(kind, at, f"unrolled {name}"):
+            batches = [
+                (trajectory.augment(kind, at, inputs, f"{name} {i}"), labels, weights)
+                for i in range(self.n_unroll + coupled)
+            ]
+            value = unrolled_loss(
+                members,
+                params,
+                others,
+                batches,
+                aims,
+                goal,
+                rates,
+                coupled=coupled,
+            )
+            (pulled,) = torch.autograd.grad(value.sum(), leaf)
+        return value.detach().sum(), pulled
