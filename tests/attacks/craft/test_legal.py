@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from sklearn.base import clone
-
 from _instances import crafted, perturbations
+from sklearn.base import clone
 
 _SHAPES = {"table": (6,), "grey": (1, 6, 5), "colour": (3, 5, 6)}
 _ATTACKS = [
