@@ -91,8 +91,9 @@ class Members:
 
     def _run(self, function, params, others, inputs):
         if len(inputs) == 1:  # no batching rule to pay for
-            params = {n: p[0] for n, p in params.items()}
-            others = {n: b[0] for n, b in others.items()}
+            # squeezed, not indexed: its backward pass is a view and copies nothing
+            params = {n: p.squeeze(0) for n, p in params.items()}
+            others = {n: b.squeeze(0) for n, b in others.items()}
             found = function(params, others, inputs[0])
             several = isinstance(found, tuple)
             return tuple(f[None] for f in found) if several else found[None]
