@@ -178,10 +178,16 @@ def check_bounds(bounds, X):
         return np.full((), -np.inf, dtype), np.full((), np.inf, dtype)
     low, high = bounds_pair(bounds, X.shape[1:], dtype)
     if (X < low).any() or (X > high).any():
-        raise ValueError(
-            f"X lies outside bounds={bounds!r}: its values span "
-            f"[{X.min():g}, {X.max():g}]"
-        )
+        # a scaler's largest value is 1 only up to rounding: the box takes it in
+        ulp = 8 * np.finfo(dtype).eps
+        floor = low - ulp * np.maximum(1, abs(low))
+        ceiling = high + ulp * np.maximum(1, abs(high))
+        if (X < floor).any() or (X > ceiling).any():
+            raise ValueError(
+                f"X lies outside bounds={bounds!r}: its values span "
+                f"[{X.min():g}, {X.max():g}]"
+            )
+        low, high = np.minimum(low, X.min(axis=0)), np.maximum(high, X.max(axis=0))
     return low, high
 
 

@@ -154,6 +154,12 @@ def test_bounds():
     np.testing.assert_array_equal(low, [0, 1])
     np.testing.assert_array_equal(high, [0.5, 3])
     assert np.isinf(check_bounds(None, X)[0])
+    scaled = np.array([[0.0], [1 + 2**-52]])  # what MinMaxScaler may give
+    assert check_bounds((0, 1), scaled)[1] == 1 + 2**-52
+    with pytest.raises(ValueError, match="X lies outside"):
+        check_bounds((0, 1), scaled + 1e-9)
+    with pytest.raises(ValueError, match="X lies outside"):
+        check_bounds((-np.inf, 1), X)
     with pytest.raises(ValueError, match=r"X lies outside bounds=\(0, 1\).*\[0, 3\]"):
         check_bounds((0, 1), X)
     for bad in ((1, 0), "box", (0,), (0, [1, 2, 3]), 3, (0, float("nan"))):
