@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from skpoison.attacks import GradientMatchingAttack
-from skpoison.attacks._craft._matching import GradientMatching, goal_gradient
+from skpoison.attacks._craft._matching import GradientMatching, stacked_goals
 from skpoison.attacks._craft._members import stack
 from skpoison.models import MLP, ConvNet, TorchClassifier
 from skpoison.utils import RandomStreams
@@ -54,15 +54,8 @@ class Problem:
         X = torch.rand(1, n_rows, *_SHAPE, generator=generator)
         y = torch.randint(10, (1, n_rows), generator=generator)
         target = torch.rand(1, *_SHAPE, generator=generator)
-        goals = []
-        for members in groups:
-            each = [
-                goal_gradient(members, e, target, torch.tensor([3]), "cross_entropy")
-                for e in range(len(members))
-            ]
-            goals.append(
-                {n: torch.stack([g[n] for g in each])[:, None, None] for n in each[0]}
-            )
+        problems = [[(target, torch.tensor([3]))]]
+        goals = [stacked_goals(g, problems, "cross_entropy") for g in groups]
         self.objective = GradientMatching(
             groups,
             goals,

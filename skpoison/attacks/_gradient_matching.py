@@ -274,44 +274,17 @@ default="single_class"
             self.adaptation.validate()
         self._check_targeting(X, y)
 
-    def _goals(self, groups, attacks, X, y, streams):
-        import torch
+    @property
+    def _goal_loss(self):
+        return self.target_loss
 
-        from skpoison.attacks._craft._matching import goal_gradient
-
-        alone = self.multi_target != "mean"
-        goals = []
-        for members in groups:
-            by_member = []
-            for e in range(len(members)):
-                by_problem = []
-                for attack in attacks:
-                    codes = attack._target_codes()
-                    if self.target_loss == "untargeted":
-                        codes = attack._true_codes
-                    rows, codes = attack._tensors(attack.targets_, codes)
-                    sets = [slice(t, t + 1) for t in range(len(rows))]
-                    by_problem.append(
-                        [
-                            goal_gradient(
-                                members, e, rows[t], codes[t], self.target_loss
-                            )
-                            for t in (sets if alone else [slice(None)])
-                        ]
-                    )
-                by_member.append(by_problem)
-            goals.append(
-                {
-                    n: torch.stack(
-                        [
-                            torch.stack([torch.stack([g[n] for g in p]) for p in m])
-                            for m in by_member
-                        ]
-                    )
-                    for n in members.params
-                }
-            )
-        return goals
+    def _goal_rows(self, X, y):
+        untargeted = self.target_loss == "untargeted"
+        codes = self._true_codes if untargeted else self._target_codes()
+        rows, codes = self._tensors(self.targets_, codes)
+        if self.multi_target == "mean":
+            return [(rows, codes)]
+        return list(zip(rows.split(1), codes.split(1), strict=True))
 
     def _parts(self, n_rows):
         if self.multi_target != "split":

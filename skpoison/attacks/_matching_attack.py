@@ -29,9 +29,9 @@ class NothingToMatchError(ValueError):
 class MatchingAttack(CraftedAttack):
     """Base of attacks whose poisons imitate a gradient.
 
-    A subclass writes ``_goals(groups, attacks, X, y, streams)``, which returns a dict
-    of tensors (n_members, n_attacks, n_goals, ...) for each group, and may split rows
-    among goals in ``_parts(n_rows)``.
+    A subclass writes ``_goal_rows(X, y)``, which returns (rows, labels) for each goal
+    as tensors, may name another loss of theirs in ``_goal_loss``, and may split the
+    poisons among goals in ``_parts(n_rows)``.
     """
 
     def _check_crafting(self, X, y):
@@ -41,6 +41,10 @@ class MatchingAttack(CraftedAttack):
         if self.ensemble_stagger is not None:
             staggers = ["first_n", "full", "inbetween"]
             check_option("ensemble_stagger", self.ensemble_stagger, staggers)
+
+    @property
+    def _goal_loss(self):
+        return "cross_entropy"
 
     def _parts(self, n_rows):
         return None
@@ -98,7 +102,7 @@ class MatchingAttack(CraftedAttack):
         groups = self._members(X, y, streams, store)
         for attack in attacks:
             attack.surrogates_ = self.surrogates_
-        goals = self._checked_goals(groups, attacks, X, y, streams)
+        goals = self._checked_goals(groups, attacks, X, y)
         rows = np.array(rows)
         ball = self._ball(X[rows][:, None])
         codes = torch.as_tensor(y[rows], device=ball.x.device)
@@ -163,8 +167,14 @@ class MatchingAttack(CraftedAttack):
             attack.n_iter_ = self.max_iter
         return [found[j, best[j]] for j in range(len(attacks))]
 
-    def _checked_goals(self, groups, attacks, X, y, streams):
-        goals = self._goals(groups, attacks, X, y, streams)
+    def _checked_goals(self, groups, attacks, X, y):
+        from skpoison.attacks._craft._matching import stacked_goals
+
+        problems = [attack._goal_rows(X, y) for attack in attacks]
+        goals = [
+            stacked_goals(g, problems, self._goal_loss, batch_size=self.batch_size)
+            for g in groups
+        ]
         for goal in goals:
             length = sum(g.flatten(3).square().sum(3) for g in goal.values())
             won = (length == 0).nonzero()
@@ -242,4 +252,4 @@ class _Retraining:
             verbose=attack.verbose,
         )
         groups = members_of(trained, X, attack.device)
-        return groups, attack._checked_goals(groups, [attack], X, self.y, self.streams)
+        return groups, attack._checked_goals(groups, [attack], X, self.y)

@@ -187,30 +187,11 @@ class SleeperAgentAttack(_BackdoorMixin, SelectionMixin, MatchingAttack):
             return np.isin(np.arange(len(y)), self._selected(len(y)))
         return self.classes_[y] == self.target_class_
 
-    def _goals(self, groups, attacks, X, y, streams):
-        import torch
-
-        from skpoison.attacks._craft._matching import goal_gradient
-
+    def _goal_rows(self, X, y):
         sources = X[self.classes_[y] == self.source_class_]
-        rows = self._tensors(self.trigger_.apply(sources))
-        code = int(np.flatnonzero(self.classes_ == self.target_class_)[0])
-        codes = torch.full((len(rows),), code, device=rows.device)
-        goals = []
-        for members in groups:
-            each = [
-                goal_gradient(
-                    members, e, rows, codes, "cross_entropy", batch_size=self.batch_size
-                )
-                for e in range(len(members))
-            ]
-            goals.append(
-                {
-                    n: torch.stack([g[n] for g in each])[:, None, None]
-                    for n in members.params
-                }
-            )
-        return goals
+        code = np.flatnonzero(self.classes_ == self.target_class_)
+        marked = self.trigger_.apply(sources)
+        return [self._tensors(marked, np.repeat(code, len(marked)))]
 
     def attack_outcomes(self, predict, X, y):
         """Tell, for each held-out row of the source class, whether the trigger works.

@@ -171,6 +171,31 @@ def goal_gradient(members, index, rows, labels, loss, *, batch_size=512):
     return dict(zip(leaves, (t[0] for t in total), strict=True))
 
 
+def stacked_goals(members, problems, loss, *, batch_size=512):
+    """Return the goals of several problems on all members, see :func:`goal_gradient`.
+
+    Parameters
+    ----------
+    members : Members
+    problems : list of list of (rows, labels)
+        For each problem its goals, as many in each.
+    loss : str
+    batch_size : int
+
+    Returns
+    -------
+    goals : dict of str to tensor of shape (n_members, n_problems, n_goals, ...)
+    """
+    each = [
+        goal_gradient(members, e, rows, labels, loss, batch_size=batch_size)
+        for e in range(len(members))
+        for goals in problems
+        for rows, labels in goals
+    ]
+    shape = len(members), len(problems), len(problems[0])
+    return {n: torch.stack([g[n] for g in each]).unflatten(0, shape) for n in each[0]}
+
+
 def gradient_norms(groups, rows, labels, batch_size=128):
     """Return the length of each row's training gradient, the mean over members."""
     total, n_members = torch.zeros(len(rows), device=rows.device), 0

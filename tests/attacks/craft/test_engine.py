@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from skpoison.attacks._craft._matching import (
     GradientMatching,
-    goal_gradient,
     gradient_norms,
     match,
+    stacked_goals,
     target_loss,
 )
 from skpoison.attacks._craft._members import affine_of, stack
@@ -54,23 +54,8 @@ def _nets(n, kind=Pooled):
 def _goals(groups, n_problems, loss="cross_entropy"):
     generator = torch.Generator().manual_seed(3)
     targets = torch.rand(n_problems, 1, *_SHAPE, generator=generator)
-    return [
-        {
-            n: torch.stack(
-                [
-                    torch.stack(
-                        [
-                            goal_gradient(m, e, t, torch.tensor([j % 4]), loss)[n]
-                            for j, t in enumerate(targets)
-                        ]
-                    )
-                    for e in range(len(m))
-                ]
-            )[:, :, None]
-            for n in m.params
-        }
-        for m in groups
-    ]
+    problems = [[(t, torch.tensor([j % 4]))] for j, t in enumerate(targets)]
+    return [stacked_goals(members, problems, loss) for members in groups]
 
 
 def _objective(n_members=3, n_problems=2, n_rows=9, **params):
