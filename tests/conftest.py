@@ -24,6 +24,9 @@ if FETCHED.is_dir():
 
 
 def pytest_runtest_setup(item):
+    # A test's own draws are the same in every run and in any order of tests.
+    if torch:
+        torch.manual_seed(0)
     for marker in item.iter_markers("dataset"):
         for name in marker.args:
             require_dataset(name)
