@@ -19,6 +19,7 @@ _SUBPACKAGES = (
     "metrics",
     "model_selection",
     "models",
+    "privacy",
     "utils",
 )
 

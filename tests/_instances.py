@@ -31,7 +31,22 @@ from skpoison.attacks import (
     WatermarkAttack,
 )
 from skpoison.compose import FilteredEstimator, PoisonedEstimator
-from skpoison.defenses import LabelIssueDetector, MixupClassifier
+from skpoison.defenses import (
+    AdversarialPoisonClassifier,
+    AugmentedClassifier,
+    CutMix,
+    CutMixClassifier,
+    CutoutClassifier,
+    DPInstaHideClassifier,
+    DPSGDClassifier,
+    GradientShapingClassifier,
+    InstaHideRelease,
+    LabelIssueDetector,
+    MaxUpClassifier,
+    MixupClassifier,
+    Noise,
+    NoiseClassifier,
+)
 from skpoison.models import TorchClassifier, TorchRegressor
 
 #: Surrogate of the attacks that are crafted on networks.
@@ -116,6 +131,35 @@ def detectors():
     return [LabelIssueDetector(cv=3)]
 
 
+def defended():
+    """Classifiers whose training poisons find hard to bend, and a release of rows."""
+    return [
+        AugmentedClassifier(device="cpu"),
+        AugmentedClassifier(
+            augmentation=[CutMix(), Noise(scale=0.1)], device="cpu", random_state=0
+        ),
+        MixupClassifier(device="cpu"),
+        MixupClassifier(n_mix=3, weights="uniform", device="cpu", random_state=0),
+        CutMixClassifier(device="cpu"),
+        CutoutClassifier(device="cpu"),
+        MaxUpClassifier(warmup_epochs=1, device="cpu"),
+        NoiseClassifier(device="cpu"),
+        AdversarialPoisonClassifier(max_iter=1, max_epochs=8, device="cpu"),
+        AdversarialPoisonClassifier(attack="patch", device="cpu", random_state=0),
+        DPInstaHideClassifier(device="cpu"),
+        DPInstaHideClassifier(
+            release="fixed",
+            labels="noisy",
+            sampling="poisson",
+            device="cpu",
+            random_state=0,
+        ),
+        InstaHideRelease(),
+        DPSGDClassifier(device="cpu"),
+        GradientShapingClassifier(device="cpu"),
+    ]
+
+
 def estimators():
     """Everything that scikit-learn's suite runs on."""
     return [
@@ -123,8 +167,7 @@ def estimators():
         *detectors(),
         TorchClassifier(device="cpu"),
         TorchRegressor(device="cpu"),
-        MixupClassifier(device="cpu"),
-        MixupClassifier(n_mix=3, weights="uniform", device="cpu", random_state=0),
+        *defended(),
         PoisonedEstimator(),
         PoisonedEstimator(LabelFlipAttack(), LogisticRegression()),
         PoisonedEstimator(BackdoorAttack(budget=0.05), random_state=0),
@@ -167,7 +210,14 @@ NOT_ESTIMATORS = {
     "DatasetCorruptError": "an error",
     "DatasetNotFoundError": "an error",
     "DefenseEntry": "a record of the audit's registry",
+    "AdversarialPoison": "a batch hook: part of a classifier",
+    "Compose": "a batch hook: part of a classifier",
+    "CutMix": "a batch hook: part of a classifier",
+    "Cutout": "a batch hook: part of a classifier",
+    "MaxUp": "a batch hook: part of a classifier",
     "Mixup": "a batch hook: part of a classifier",
+    "Noise": "a batch hook: part of a classifier",
+    "PrivacyWarning": "a warning",
     "Normalized": "a torch module",
     "PatchTrigger": "a trigger: part of an attack",
     "PerturbationMixin": "a base class",

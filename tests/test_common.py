@@ -39,7 +39,7 @@ def _imblearn_checks():
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("sampler, check", _imblearn_checks())
+@pytest.mark.parametrize("sampler, check", list(_imblearn_checks()))
 def test_imblearn_checks(sampler, check, request):
     reason = EXPECTED_IMBLEARN.get(check.__name__) or EXPECTED_IMBLEARN_ONE.get(
         (type(sampler).__name__, check.__name__)

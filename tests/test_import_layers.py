@@ -11,7 +11,8 @@ import skpoison
 
 ROOT = Path(skpoison.__file__).parent
 LAYERS = [
-    {"utils", "privacy"},
+    {"utils"},
+    {"privacy"},
     {"base", "datasets"},
     {"models"},
     {"attacks", "evasion", "inversion", "partition", "landscape"},
@@ -63,6 +64,7 @@ def test_imports_go_down(path):
         ("import skpoison.attacks", ["torch", "matplotlib", "imblearn"]),
         ("import skpoison.compose", ["torch", "matplotlib", "skorch"]),
         ("import skpoison.metrics", ["torch", "matplotlib"]),
+        ("import skpoison.privacy", ["torch", "sklearn"]),
         ("import skpoison.model_selection", ["torch", "matplotlib"]),
         ("import skpoison.audit", ["torch", "matplotlib", "click"]),
         ("import skpoison.datasets", ["torch", "pandas", "PIL"]),

@@ -77,6 +77,8 @@ class Adaptation(BaseEstimator):
             value = getattr(self, name)
             if value is not None and not callable(value):
                 raise TypeError(f"{name} must be callable or None, got {value!r}")
+        if hasattr(self.mix, "validate"):
+            self.mix.validate()
         if self.gradient_clip is not None:
             check_number("gradient_clip", self.gradient_clip, low=0.0, strict=True)
         for name in ("gradient_noise", "feature_weight", "loss_weight", "norm_weight"):

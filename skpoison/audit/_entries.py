@@ -151,11 +151,12 @@ def _regression_rows(context):
     return RegressionPoisoningAttack("victim")
 
 
-def _mixup(estimator):
-    from skpoison.defenses import MixupClassifier
+def _trained_by(name, estimator, **params):
+    """Put a defended classifier of the same recipe in the network's place."""
+    from skpoison import defenses
 
     network = final_step(estimator)
-    defended = MixupClassifier(**network.get_params(deep=False))
+    defended = getattr(defenses, name)(**network.get_params(deep=False), **params)
     if network is estimator:
         return defended
     return clone(estimator).set_params(**{estimator.steps[-1][0]: defended})
@@ -421,8 +422,82 @@ for _defense in (
     DefenseEntry(
         "mixup",
         "the network is trained on mixtures of rows",
-        _mixup,
+        partial(_trained_by, "MixupClassifier"),
         neural=True,
+    ),
+    DefenseEntry(
+        "cutmix",
+        "the network is trained on rows with a box of another row pasted in",
+        partial(_trained_by, "CutMixClassifier"),
+        data=_PIXELS,
+        neural=True,
+        auto=_is_image_network,
+    ),
+    DefenseEntry(
+        "cutout",
+        "the network is trained on rows with a box blanked",
+        partial(_trained_by, "CutoutClassifier"),
+        data=_PIXELS,
+        neural=True,
+        auto=False,
+    ),
+    DefenseEntry(
+        "maxup",
+        "the network is trained on the worst of four blanked copies of each row",
+        partial(_trained_by, "MaxUpClassifier"),
+        data=_PIXELS,
+        neural=True,
+        auto=False,
+    ),
+    DefenseEntry(
+        "noise",
+        "the network is trained on rows with Gaussian noise of 0.1",
+        partial(_trained_by, "NoiseClassifier"),
+        data=_DENSE,
+        neural=True,
+        auto=False,
+    ),
+    DefenseEntry(
+        "adversarial-patches",
+        "the network is trained on rows that carry random patches, a class each, and "
+        "learns to ignore them",
+        partial(_trained_by, "AdversarialPoisonClassifier", attack="patch"),
+        data=_PIXELS,
+        neural=True,
+        auto=False,
+    ),
+    DefenseEntry(
+        "adversarial-poisons",
+        "the network is trained on poisons crafted against it batch by batch, by "
+        "gradient matching within 16/255",
+        partial(_trained_by, "AdversarialPoisonClassifier"),
+        data=_PIXELS,
+        neural=True,
+        auto=False,
+    ),
+    DefenseEntry(
+        "dp-instahide",
+        "the network is trained on means of four rows with Laplace noise of 0.1",
+        partial(_trained_by, "DPInstaHideClassifier", bounds=(0, 1)),
+        data=_PIXELS,
+        neural=True,
+        auto=False,
+    ),
+    DefenseEntry(
+        "dp-sgd",
+        "each row's gradient is clipped to norm 1 and noise of deviation 1 is added",
+        partial(_trained_by, "DPSGDClassifier"),
+        data=_DENSE,
+        neural=True,
+        auto=False,
+    ),
+    DefenseEntry(
+        "gradient-shaping",
+        "each batch's gradient is clipped to norm 1 and noise of 0.01 is added",
+        partial(_trained_by, "GradientShapingClassifier"),
+        data=_DENSE,
+        neural=True,
+        auto=False,
     ),
     DefenseEntry(
         "isolation-forest",

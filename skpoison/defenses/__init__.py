@@ -6,10 +6,26 @@ Names load on first use: a detector does not pay for torch.
 import importlib
 
 _MODULES = {
+    "AdversarialPoison": "_adversarial",
+    "AdversarialPoisonClassifier": "_adversarial",
+    "AugmentedClassifier": "_augmentation",
     "BaseDetector": "_detectors",
+    "Compose": "_hooks",
+    "CutMix": "_plain_hooks",
+    "CutMixClassifier": "_augmentation",
+    "Cutout": "_plain_hooks",
+    "CutoutClassifier": "_augmentation",
+    "DPInstaHideClassifier": "_instahide",
+    "DPSGDClassifier": "_dpsgd",
+    "GradientShapingClassifier": "_shaping",
+    "InstaHideRelease": "_instahide",
     "LabelIssueDetector": "_detectors",
-    "Mixup": "_augmentation",
+    "MaxUp": "_hooks",
+    "MaxUpClassifier": "_augmentation",
+    "Mixup": "_plain_hooks",
     "MixupClassifier": "_augmentation",
+    "Noise": "_plain_hooks",
+    "NoiseClassifier": "_augmentation",
 }
 
 __all__ = sorted(_MODULES)

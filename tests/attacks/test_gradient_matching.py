@@ -323,6 +323,7 @@ def test_in_a_meta_estimator_the_surrogate_can_be_the_victim(digits):
         ({"selection": "best"}, ValueError, "selection must be one of"),
         ({"checkpoint": "x", "random_state": None}, ValueError, "needs a random_state"),
         ({"adaptation": Mixup()}, TypeError, "must be an Adaptation"),
+        ({"adaptation": Adaptation(mix=Mixup(0))}, ValueError, "n_mix must be >= 1"),
         ({"augment": "crop"}, ValueError, "augment must be one of"),
         ({"eps": -1}, ValueError, "eps must be >= 0"),
         ({"target_labels": 77}, ValueError, "not among the classes"),
@@ -356,3 +357,19 @@ def test_published_step_in_units_of_eps():
     assert step_size_from_tau(0.1, 0.247, 8 / 255) == pytest.approx(0.787, abs=1e-3)
     halved = step_size_from_tau(0.1, 0.247, 8 / 255, n_ensemble=2)
     assert halved == pytest.approx(0.394, abs=1e-3)
+
+
+def test_a_hook_sees_images_where_the_network_does(digits):
+    X, y, _, _ = digits
+    seen = set()
+
+    class Watch(Mixup):
+        def __call__(self, X, T, context):
+            seen.add(tuple(X.shape[1:]))
+            return super().__call__(X, T, context)
+
+    net = TorchClassifier(input_shape=(1, 8, 8), max_epochs=1, device="cpu")
+    adaptation = Adaptation(mix=Watch())
+    attack = _attack([net], digits, adaptation=adaptation, max_iter=1)
+    attack.set_params(surrogate=net).fit(X, y)
+    assert seen == {(1, 8, 8)}

@@ -17,7 +17,7 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from sklearn.svm import SVC
 
 from skpoison.attacks import BackdoorAttack, ColumnTrigger, LabelFlipAttack
@@ -231,7 +231,7 @@ def test_images_and_networks_get_their_own():
         **{**FAST, "attacks": ["backdoor", "clean-label-backdoor"]},
     )
     assert "PatchTrigger" in found.meta["attacks"]["backdoor"]["parameters"]
-    assert list(found.meta["defenses"]) == ["none", "label-filter", "mixup"]
+    assert list(found.meta["defenses"]) == ["none", "label-filter", "mixup", "cutmix"]
     assert found.table["clean_score"].notna().all()
 
 
@@ -252,6 +252,31 @@ def test_context_sees_through_pipelines():
     wrapped = DEFENSES.entries["mixup"].wrap(network)
     assert type(wrapped[-1]).__name__ == "MixupClassifier"
     assert wrapped[-1].input_shape == (1, 8, 8)
+
+
+NEURAL = [name for name, entry in DEFENSES.entries.items() if entry.neural]
+
+
+@pytest.mark.filterwarnings("ignore::skpoison.privacy.PrivacyWarning")
+@pytest.mark.parametrize("name", NEURAL)
+def test_every_training_defense_trains_the_network_it_is_given(name):
+    from skpoison.models import MLP, TorchClassifier
+
+    digits, labels = load_digits(return_X_y=True)
+    network = TorchClassifier(
+        MLP,
+        module__hidden=(7,),
+        input_shape=(1, 8, 8),
+        max_epochs=2,
+        device="cpu",
+        random_state=0,
+    )
+    bare = make_pipeline(MinMaxScaler(), network)
+    wrapped = DEFENSES.entries[name].wrap(bare).fit(digits[:200], labels[:200])
+    assert type(bare[-1]) is TorchClassifier and type(wrapped[-1]) is not type(bare[-1])
+    assert wrapped[-1].n_iter_ == 2
+    assert wrapped[-1].get_params()["module__hidden"] == (7,)
+    assert wrapped.predict(digits[:5]).shape == (5,)
 
 
 @pytest.mark.parametrize(

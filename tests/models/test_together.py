@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from skorch.callbacks import EarlyStopping, LRScheduler
 from skorch.dataset import ValidSplit
 
-from skpoison.defenses import MixupClassifier
+from skpoison.defenses import AugmentedClassifier, MaxUpClassifier, MixupClassifier
 from skpoison.models import (
     ConvNet,
     ResNet18,
@@ -139,6 +139,30 @@ def test_batch_hooks_see_their_own_streams_and_weights(stacks):
     alone = sorted(seen)
     assert [s[:2] for s in together] == [s[:2] for s in alone]
     np.testing.assert_allclose(together, alone, rtol=1e-5)
+
+
+def climb(X, T, context):
+    """A hook that takes a gradient through the network in training."""
+    P = X.detach().clone().requires_grad_()
+    loss = torch.nn.functional.cross_entropy(context.module(P), T)
+    (g,) = torch.autograd.grad(loss, P)
+    return X + 0.05 * g / g.norm(), T
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda seed: MaxUpClassifier(warmup_epochs=1, **FAST, random_state=seed),
+        lambda seed: AugmentedClassifier(augmentation=climb, **FAST, random_state=seed),
+    ],
+    ids=["maxup", "gradient"],
+)
+def test_batch_hooks_may_call_the_network(make, stacks):
+    given = [make(seed).set_params(max_epochs=2 + seed) for seed in range(3)]
+    fitted = fit_together(given, [X] * 3, [Y] * 3)
+    assert stacks == [3]
+    for one, alone in zip(fitted, given, strict=True):
+        assert_equal_training(one, clone(alone).fit(X, Y))
 
 
 def test_other_rows_labels_and_epochs_in_one_stack(stacks):

@@ -490,27 +490,50 @@ class _Task:
         return inputs + (moved - inputs).detach()
 
     def _mixed(self, inputs, labels, rows):
-        """Return losses of poisons and as many clean rows, mixed as in training."""
+        """Return losses of poisons and as many clean rows, mixed as in training.
+
+        A hook that needs no network mixes one more column of the targets, which marks
+        the poisons. Each row then weighs what there is of poisons in it: the clean
+        rows' own gradient would only hide that of the poisons.
+        """
         others, codes = self.problem.clean
         k, n = labels.shape
         name = f"clean rows {self.step} {rows.start}"
         generator = self.problem.streams.torch(name)
         drawn = torch.randint(len(others), (n,), generator=generator).to(codes.device)
+        marked = not getattr(self.problem.adaptation.mix, "needs_module", False)
+        n_classes = self.n_classes()
+        mark = (torch.arange(2 * n, device=codes.device) < n).long()[:, None]
         mixed, targets = [], []
         for member in range(k):
             X = torch.cat([inputs[member], others[drawn]])
-            y = torch.cat([labels[member], codes[drawn]])
-            draws = self.problem.streams.torch(f"mixing {self.step}")
-            context = _MixContext(self.members.module, self.n_classes(), draws)
-            X, T = self.problem.adaptation.mix(
-                X, F.one_hot(y, context.n_classes).to(X.dtype), context
-            )
+            X = X.reshape(-1, *self.members.input_shape)  # as hooks see it in training
+            T = F.one_hot(torch.cat([labels[member], codes[drawn]]), n_classes)
+            if marked:
+                T = torch.cat([T, mark], dim=1)
+            draws = self.problem.streams.torch(f"mixing {self.step} {member}")
+            context = _MixContext(self._network(member, marked), n_classes, draws)
+            X, T = self.problem.adaptation.mix(X, T.to(X.dtype), context)
             mixed.append(X)
             targets.append(T)
+        T = torch.cat(targets)
         logits = self.members.logits(self.params, self.others, torch.stack(mixed))
-        return F.cross_entropy(
-            logits.flatten(0, 1), torch.cat(targets), reduction="none"
-        ).reshape(k, -1)
+        losses = F.cross_entropy(
+            logits.flatten(0, 1), T[:, :n_classes], reduction="none"
+        )
+        if marked:
+            losses = losses * T[:, n_classes] * len(T) / (k * n)
+        return losses.reshape(k, -1)
+
+    def _network(self, k, bare):
+        """Return what a mixing hook sees: with its own weights where it needs them."""
+        if bare:
+            return self.members.module
+        params, others = (
+            {n: t[k] for n, t in tensors.items()}
+            for tensors in (self.params, self.others)
+        )
+        return self.members.network(params, others)
 
     def n_classes(self):
         """Return the number of logits of the members."""

@@ -55,6 +55,22 @@ class Members:
             {n: p[index] for n, p in self.others.items()},
         )
 
+    def network(self, params, others):
+        """Return one member as a module of its own; weights are shared, not copied.
+
+        Parameters
+        ----------
+        params, others : dict of str to tensor
+            Without the axis of members.
+        """
+        module = copy.deepcopy(self.module)
+        for name, p in module.named_parameters():
+            p.data = {**params, **others}[name].detach()
+            p.requires_grad_(name in params)
+        for name, b in module.named_buffers():
+            b.data = others[name].clone()
+        return module
+
     def logits(self, params, others, inputs):
         """Return logits of shape (k, n, n_classes) for k members on rows of their own.
 
