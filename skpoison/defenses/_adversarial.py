@@ -42,7 +42,7 @@ class _Limits:
                 raise ValueError(
                     f"bounds must be None or a pair (low, high), got {bounds!r}"
                 )
-            low, high = bounds_pair(bounds, shape)
+            low, high = bounds_pair(bounds, shape, others="None")
             if not np.isfinite(high - low).all():
                 raise ValueError(f"bounds must be finite or None, got {bounds!r}")
         limits = cls(np.zeros(()), low, high)

@@ -119,7 +119,7 @@ class Mechanism:
         label_scale = e.noise_scale if e.label_scale is None else e.label_scale
         low, high = (
             b if b.ndim == 0 else np.broadcast_to(b, shape).ravel()
-            for b in bounds_pair(bounds, shape)
+            for b in bounds_pair(bounds, shape, others="None")
         )
         return cls(
             n_features=math.prod(shape),

@@ -38,7 +38,11 @@ def check_number(name, value, *, low=None, high=None, integer=False, strict=Fals
         raise TypeError(f"{name} must be {wanted}, got {value!r}")
     below = low is not None and (value <= low if strict else value < low)
     above = high is not None and value > high
-    if not math.isfinite(value) or below or above:
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # an int that no float can hold
+        finite = False
+    if not finite or below or above:
         if low is not None and high is not None:
             wanted = f"in {'(' if strict else '['}{low}, {high}]"
         elif low is not None:
@@ -191,14 +195,14 @@ def check_bounds(bounds, X):
     return low, high
 
 
-def bounds_pair(bounds, shape, dtype=np.float64):
+def bounds_pair(bounds, shape, dtype=np.float64, others="'data', None"):
     """Return (low, high) as arrays that broadcast to one row of `shape`, or raise."""
     try:
         low, high = (np.asarray(b, dtype=dtype) for b in bounds)
         np.broadcast_to(low, shape), np.broadcast_to(high, shape)
     except (TypeError, ValueError):
         raise ValueError(
-            "bounds must be 'data', None or a pair (low, high) of numbers or arrays "
+            f"bounds must be {others} or a pair (low, high) of numbers or arrays "
             f"that broadcast to one row of shape {shape}, got {bounds!r}"
         ) from None
     if np.isnan(low).any() or np.isnan(high).any() or (low > high).any():

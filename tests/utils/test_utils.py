@@ -174,6 +174,8 @@ def test_numbers():
             check_number("eps", bad)
     with pytest.raises(ValueError, match=r"eps must be >= 0, got -0.1"):
         check_number("eps", -0.1, low=0)
+    with pytest.raises(ValueError, match="n must be >= 1, got 1000"):
+        check_number("n", 10**400, low=1, integer=True)  # no float holds it
     with pytest.raises(TypeError, match="n must be an int, got 1.5"):
         check_number("n", 1.5, integer=True)
 
