@@ -6,7 +6,7 @@
 4,000 training images halved to 14 by 14, 2,000 test images; a small convolutional
 network, Adam, 12 epochs. A seed moves the poisoned rows and the training. Every run is
 a line of the output file, and a second call runs only what is missing. All of it takes
-about an hour and a half on one core.
+about a quarter of an hour on one core.
 
 badnets-3, badnets-1    a 3 by 3 patch on 3 % or 1 % of all rows, relabelled as class 0
 clean-75                the patch on 75 % of class 0, labels unchanged
