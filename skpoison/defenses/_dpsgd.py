@@ -321,7 +321,7 @@ class DPSGDClassifier(TorchClassifier):
     Notes
     -----
     With n training rows and ``B = min(batch_size, n)``, a step draws each row with
-    probability q = B / n and hands the optimizer
+    probability q = B / n and hands the optimizer ::
 
         (sum_i g_i min(1, C / |g_i|) + s C z) / B,    z standard normal,
 

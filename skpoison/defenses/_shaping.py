@@ -86,7 +86,7 @@ class GradientShapingClassifier(TorchClassifier):
 
     Notes
     -----
-    With g the gradient of the mean loss of a batch, the optimizer sees
+    With g the gradient of the mean loss of a batch, the optimizer sees ::
 
         g min(1, C / |g|) + C s z,
 

@@ -60,8 +60,7 @@ def mix_epsilon(
         be known, not computed from the data.
     delta : float, default=0.0
         0 is pure differential privacy, which Gaussian noise doesn't have.
-    sampling : {"without_replacement", "poisson", "regular", "partition", \
-"with_replacement"}, default="without_replacement"
+    sampling : str, default="without_replacement"
         How the records of a mean are drawn.
 
         - "without_replacement": a fresh uniform k-subset of all n a release.
