@@ -9,6 +9,7 @@ from skpoison.defenses import (
     Compose,
     CutMix,
     Cutout,
+    DPInstaHideClassifier,
     MaxUp,
     Mixup,
     Noise,
@@ -72,6 +73,7 @@ def measure(bench):
         name: AugmentedClassifier(augmentation=hook, **shared)
         for name, hook in _HOOKS.items()
     }
+    by_hook["DP-InstaHide, 4 rows"] = DPInstaHideClassifier(bounds=(0, 1), **shared)
     maxup, copies = (
         AugmentedClassifier(augmentation=hook, **shared)
         for hook in (MaxUp(warmup_epochs=0), AllCopies(4))

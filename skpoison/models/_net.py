@@ -13,7 +13,6 @@ from skorch import NeuralNet
 from skorch.callbacks import EpochScoring
 from skorch.dataset import Dataset, unpack_data
 from skorch.utils import data_from_dataset, to_tensor
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
 # Data smaller than this moves to the GPU once, not batch by batch.
@@ -273,7 +272,9 @@ class ClassifierNet(ClassifierMixin, TrainingNet):
         return [*others, ("valid_acc", accuracy), print_log]
 
     def targets(self, y):
-        return F.one_hot(y, self.n_outputs_).to(torch.float32)
+        # F.one_hot looks at the values first, for which a GPU has to wait
+        zeros = torch.zeros((len(y), self.n_outputs_), device=y.device)
+        return zeros.scatter_(1, y[:, None], 1.0)
 
     def predict(self, X):
         return self.predict_proba(X).argmax(axis=1)
