@@ -2,6 +2,7 @@
 
     python examples/defense_table.py --out table.jsonl
     python examples/defense_table.py --out table.jsonl --show
+    python examples/defense_table.py --out long.jsonl --epochs 36 --defenses none cutmix
 
 4,000 training images halved to 14 by 14, 2,000 test images; a small convolutional
 network, Adam, 12 epochs. A seed moves the poisoned rows and the training. Every run is
@@ -159,12 +160,17 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("defense_table.jsonl"))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--epochs", type=int, help="of all networks, with an --out of its own"
+    )
     parser.add_argument("--defenses", nargs="+", choices=DEFENSES, default=[*DEFENSES])
     parser.add_argument("--poisons", nargs="+", choices=POISONS, default=[*POISONS])
     parser.add_argument("--show", action="store_true", help="only print what is there")
     args = parser.parse_args(argv)
 
     torch.set_num_threads(1)
+    for defense in DEFENSES.values() if args.epochs else ():
+        defense.set_params(max_epochs=args.epochs)
     lines = args.out.read_text().splitlines() if args.out.exists() else []
     records = [json.loads(line) for line in lines]
     data = None if args.show else load()
