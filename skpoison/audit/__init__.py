@@ -1,6 +1,9 @@
 """The main job: how poisonable is an estimator, and what does each defense buy?"""
 
-from skpoison.audit import _entries  # noqa: F401  (fills the registry)
+from skpoison.audit import (  # noqa: F401  (they fill the registry)
+    _attack_entries,
+    _defense_entries,
+)
 from skpoison.audit._registry import (
     AttackEntry,
     AuditContext,

@@ -13,6 +13,11 @@ from skpoison.utils._containers import is_frame, is_number_type
 
 CLASSIFICATION = frozenset({"classification"})
 REGRESSION = frozenset({"regression"})
+ANY_TASK = CLASSIFICATION | REGRESSION
+NUMERIC = frozenset({"numeric"})
+TABLES = frozenset({"numeric", "mixed"})
+DENSE = frozenset({"numeric", "images"})
+PIXELS = frozenset({"flat images", "images"})
 
 
 @dataclass(frozen=True)
@@ -313,3 +318,13 @@ def check_victim(name, estimator):
             f"anything else is registered; got {estimator!r}"
         )
     return task
+
+
+def in_regression(context):
+    """Be part of "auto" for targets that are numbers."""
+    return context.task == "regression"
+
+
+def is_image_network(context):
+    """Be part of "auto" for networks on images."""
+    return context.neural and bool(context.kinds & PIXELS)

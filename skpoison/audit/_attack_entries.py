@@ -1,44 +1,31 @@
-"""The attacks and defenses that the audit comes with.
+"""The attacks that the audit comes with.
 
 A new area adds its own here: an entry each, imports inside.
 """
 
 from functools import partial
 
-from sklearn.base import clone
-
 from skpoison.audit._registry import (
-    CLASSIFICATION,
+    ANY_TASK,
+    DENSE,
+    NUMERIC,
+    PIXELS,
     REGRESSION,
+    TABLES,
     AttackEntry,
-    DefenseEntry,
-    filter_with,
-    final_step,
+    in_regression,
+    is_image_network,
     register_attack,
-    register_defense,
 )
 
-_ANY_TASK = CLASSIFICATION | REGRESSION
-_NUMERIC = frozenset({"numeric"})
-_TABLES = frozenset({"numeric", "mixed"})
-_DENSE = frozenset({"numeric", "images"})
-_PIXELS = frozenset({"flat images", "images"})
 _KNOWS = "Knows the training data and the architecture and recipe of a network; "
 # what an attack is short for that was not made for networks trained from scratch
 _FINE_TUNED = " Made for victims that fine-tune a last layer."
 
 
-def _in_regression(context):
-    return context.task == "regression"
-
-
 def _has_gradient(context):
     # a network has none here: rows made for another model hardly touch it
     return not context.neural
-
-
-def _is_image_network(context):
-    return context.neural and bool(context.kinds & _PIXELS)
 
 
 def _flips(strategy, context):
@@ -151,29 +138,6 @@ def _regression_rows(context):
     return RegressionPoisoningAttack("victim")
 
 
-def _trained_by(name, estimator, **params):
-    """Put a defended classifier of the same recipe in the network's place."""
-    from skpoison import defenses
-
-    network = final_step(estimator)
-    defended = getattr(defenses, name)(**network.get_params(deep=False), **params)
-    if network is estimator:
-        return defended
-    return clone(estimator).set_params(**{estimator.steps[-1][0]: defended})
-
-
-def _isolation_forest(estimator):
-    from sklearn.ensemble import IsolationForest
-
-    return filter_with(IsolationForest(), estimator)
-
-
-def _label_filter(estimator):
-    from skpoison.defenses import LabelIssueDetector
-
-    return filter_with(LabelIssueDetector(), estimator)
-
-
 for _entry in (
     AttackEntry(
         "random-flips",
@@ -224,7 +188,7 @@ for _entry in (
         "Changes rows, every label stays right; later puts the trigger on any input; "
         "wants it read as the target class.",
         _clean_label,
-        data=_DENSE,
+        data=DENSE,
         goal="backdoor",
     ),
     AttackEntry(
@@ -233,7 +197,7 @@ for _entry in (
         "Knows the training data and the estimator with its preprocessing; adds rows "
         "inside the range of the data; wants held-out rows misread.",
         _added_rows,
-        data=_TABLES,
+        data=TABLES,
         auto=_has_gradient,
     ),
     AttackEntry(
@@ -242,7 +206,7 @@ for _entry in (
         "Knows the training data and the estimator with its preprocessing; changes "
         "labels; wants held-out rows misread.",
         _influence_flips,
-        data=_TABLES,
+        data=TABLES,
         auto=False,
     ),
     AttackEntry(
@@ -252,9 +216,9 @@ for _entry in (
         "inside the range of the data, every y stays right; wants held-out rows "
         "mispredicted.",
         _influence_edits,
-        data=_NUMERIC,
-        auto=_in_regression,
-        tasks=_ANY_TASK,
+        data=NUMERIC,
+        auto=in_regression,
+        tasks=ANY_TASK,
     ),
     AttackEntry(
         "flipped-rows",
@@ -262,7 +226,7 @@ for _entry in (
         "Knows the range of y; adds rows; wants predictions off. The control that "
         "every optimised row must beat.",
         _mirrored_rows,
-        data=_TABLES,
+        data=TABLES,
         tasks=REGRESSION,
     ),
     AttackEntry(
@@ -271,7 +235,7 @@ for _entry in (
         "Knows mean and covariance of the columns and the predictions of a trained "
         "model; adds rows inside the range of the data; wants predictions off.",
         _corner_rows,
-        data=_TABLES,
+        data=TABLES,
         tasks=REGRESSION,
     ),
     AttackEntry(
@@ -280,7 +244,7 @@ for _entry in (
         "Knows the training data and the estimator with its preprocessing; adds rows "
         "inside the range of the data; wants predictions off.",
         _regression_rows,
-        data=_TABLES,
+        data=TABLES,
         tasks=REGRESSION,
     ),
     AttackEntry(
@@ -290,9 +254,9 @@ for _entry in (
         _KNOWS + "changes rows, every label stays right; wants one input, which he "
         "can't touch, read as another class.",
         partial(_crafted, "GradientMatchingAttack", max_iter=60, n_restarts=2),
-        data=_DENSE,
+        data=DENSE,
         goal="targeted",
-        auto=_is_image_network,
+        auto=is_image_network,
     ),
     AttackEntry(
         "watermark",
@@ -301,9 +265,9 @@ for _entry in (
         "input, which he can't touch, read as another class. The control that every "
         "crafted target must beat.",
         _watermark,
-        data=_DENSE,
+        data=DENSE,
         goal="targeted",
-        auto=_is_image_network,
+        auto=is_image_network,
     ),
     AttackEntry(
         "sleeper-agent",
@@ -312,9 +276,9 @@ for _entry in (
         _KNOWS + "changes rows, every label stays right; later puts the trigger on "
         "inputs of the second class; wants them read as the first.",
         _sleeper_agent,
-        data=_DENSE,
+        data=DENSE,
         goal="backdoor",
-        auto=_is_image_network,
+        auto=is_image_network,
     ),
     AttackEntry(
         "release-alignment",
@@ -323,8 +287,8 @@ for _entry in (
         _KNOWS + "changes rows, every label stays right; wants held-out rows misread. "
         "Made to poison all rows of a release: budget 1.0.",
         partial(_crafted, "ReleasePoisonAttack", max_iter=50),
-        data=_DENSE,
-        auto=_is_image_network,
+        data=DENSE,
+        auto=is_image_network,
     ),
     AttackEntry(
         "blend-backdoor",
@@ -332,9 +296,9 @@ for _entry in (
         "Changes rows and labels; later blends the same noise into any input; wants "
         "it read as the target class.",
         _blend,
-        data=_DENSE,
+        data=DENSE,
         goal="backdoor",
-        auto=_is_image_network,
+        auto=is_image_network,
     ),
     AttackEntry(
         "metapoison",
@@ -343,7 +307,7 @@ for _entry in (
         _KNOWS + "changes rows, every label stays right; wants one input, which he "
         "can't touch, read as another class.",
         partial(_crafted, "MetaPoisonAttack", max_iter=20, n_ensemble=4),
-        data=_DENSE,
+        data=DENSE,
         goal="targeted",
         auto=False,
     ),
@@ -354,7 +318,7 @@ for _entry in (
         _KNOWS + "changes rows, every label stays right; wants one input, which he "
         "can't touch, read as another class." + _FINE_TUNED,
         partial(_crafted, "FeatureCollisionAttack", max_iter=60),
-        data=_DENSE,
+        data=DENSE,
         goal="targeted",
         auto=False,
     ),
@@ -365,7 +329,7 @@ for _entry in (
         _KNOWS + "changes rows, every label stays right; wants one input, which he "
         "can't touch, read as another class." + _FINE_TUNED,
         partial(_crafted, "ConvexPolytopeAttack", max_iter=100),
-        data=_DENSE,
+        data=DENSE,
         goal="targeted",
         auto=False,
     ),
@@ -376,7 +340,7 @@ for _entry in (
         _KNOWS + "changes rows, every label stays right; wants one input, which he "
         "can't touch, read as another class." + _FINE_TUNED,
         partial(_crafted, "BullseyePolytopeAttack", max_iter=100),
-        data=_DENSE,
+        data=DENSE,
         goal="targeted",
         auto=False,
     ),
@@ -387,7 +351,7 @@ for _entry in (
         _KNOWS + "changes rows, every label stays right; later puts the trigger on "
         "inputs of the second class; wants them read as the first." + _FINE_TUNED,
         partial(_crafted_backdoor, "HiddenTriggerBackdoorAttack", max_iter=60),
-        data=_DENSE,
+        data=DENSE,
         goal="backdoor",
         auto=False,
     ),
@@ -397,7 +361,7 @@ for _entry in (
         "Changes rows, every label stays right; later puts the stripes on any input; "
         "wants it read as the target class.",
         _sinusoid,
-        data=_PIXELS,
+        data=PIXELS,
         goal="backdoor",
         auto=False,
     ),
@@ -412,100 +376,3 @@ for _entry in (
     ),
 ):
     register_attack(_entry)
-
-for _defense in (
-    DefenseEntry(
-        "label-filter",
-        "rows whose labels out-of-fold models contradict are dropped",
-        _label_filter,
-    ),
-    DefenseEntry(
-        "mixup",
-        "the network is trained on mixtures of rows",
-        partial(_trained_by, "MixupClassifier"),
-        neural=True,
-    ),
-    DefenseEntry(
-        "cutmix",
-        "the network is trained on rows with a box of another row pasted in",
-        partial(_trained_by, "CutMixClassifier"),
-        data=_PIXELS,
-        neural=True,
-        auto=_is_image_network,
-    ),
-    DefenseEntry(
-        "cutout",
-        "the network is trained on rows with a box blanked",
-        partial(_trained_by, "CutoutClassifier"),
-        data=_PIXELS,
-        neural=True,
-        auto=False,
-    ),
-    DefenseEntry(
-        "maxup",
-        "the network is trained on the worst of four blanked copies of each row",
-        partial(_trained_by, "MaxUpClassifier"),
-        data=_PIXELS,
-        neural=True,
-        auto=False,
-    ),
-    DefenseEntry(
-        "noise",
-        "the network is trained on rows with Gaussian noise of 0.1",
-        partial(_trained_by, "NoiseClassifier"),
-        data=_DENSE,
-        neural=True,
-        auto=False,
-    ),
-    DefenseEntry(
-        "adversarial-patches",
-        "the network is trained on rows that carry random patches, a class each, and "
-        "learns to ignore them",
-        partial(_trained_by, "AdversarialPoisonClassifier", attack="patch"),
-        data=_PIXELS,
-        neural=True,
-        auto=False,
-    ),
-    DefenseEntry(
-        "adversarial-poisons",
-        "the network is trained on poisons crafted against it batch by batch, by "
-        "gradient matching within 16/255",
-        partial(_trained_by, "AdversarialPoisonClassifier"),
-        data=_PIXELS,
-        neural=True,
-        auto=False,
-    ),
-    DefenseEntry(
-        "dp-instahide",
-        "the network is trained on means of four rows with Laplace noise of 0.1",
-        partial(_trained_by, "DPInstaHideClassifier", bounds=(0, 1)),
-        data=_PIXELS,
-        neural=True,
-        auto=False,
-    ),
-    DefenseEntry(
-        "dp-sgd",
-        "each row's gradient is clipped to norm 1 and noise of deviation 1 is added",
-        partial(_trained_by, "DPSGDClassifier"),
-        data=_DENSE,
-        neural=True,
-        auto=False,
-    ),
-    DefenseEntry(
-        "gradient-shaping",
-        "each batch's gradient is clipped to norm 1 and noise of 0.01 is added",
-        partial(_trained_by, "GradientShapingClassifier"),
-        data=_DENSE,
-        neural=True,
-        auto=False,
-    ),
-    DefenseEntry(
-        "isolation-forest",
-        "rows that an isolation forest finds unusual are dropped",
-        _isolation_forest,
-        data=_NUMERIC,
-        auto=_in_regression,
-        tasks=_ANY_TASK,
-    ),
-):
-    register_defense(_defense)
