@@ -14,11 +14,11 @@ from skpoison.defenses._shaping import draw_noise
 from skpoison.models import TorchClassifier
 from skpoison.models._net import BatchIterator, ClassifierNet, _in_memory
 from skpoison.privacy import PrivacyWarning, dpsgd_epsilon, noise_for_epsilon
+from skpoison.privacy._bill import VACUOUS_EPSILON, default_delta
 from skpoison.utils._validation import check_number, check_option
 
-_EMPIRICAL = 50.0  # an epsilon above it rules out next to nothing
-_NOT_COVERED = (
-    "what counts as public: n_samples, classes_, the shape of X and all parameters",
+_ASSUMPTIONS = (
+    "what counts as public: n, classes_, the shape of X and all parameters",
     "history_ and what verbose prints: losses of the training rows, without noise",
     "callbacks that read the training rows or history_, early stopping included",
     "scalers and other transformers fitted on these rows",
@@ -296,7 +296,7 @@ class DPSGDClassifier(TorchClassifier):
     n_steps_ : int
         Batches answered, empty ones included.
     privacy_ : dict
-        The bill with what it rests on and, under "not_covered", what it leaves out.
+        The bill with what it rests on and, under "assumptions", what is outside it.
     net_, module_, classes_, n_features_in_, input_shape_, history_, n_iter_
         See :class:`~skpoison.models.TorchClassifier`.
 
@@ -434,7 +434,7 @@ class DPSGDClassifier(TorchClassifier):
         """Set `delta_` and return the noise multiplier to use."""
         self.delta_ = self.delta
         if self.delta is None:
-            self.delta_ = min(1e-5, 1 / (10 * n_rows))
+            self.delta_ = default_delta(n_rows)
         n_steps = self.max_epochs * _n_batches(n_rows, batch_size)
         if self.target_epsilon is None or n_steps == 0:
             return float(self.noise_multiplier)
@@ -463,9 +463,9 @@ class DPSGDClassifier(TorchClassifier):
             "epsilon": epsilon,
             "delta": self.delta_,
             "mechanism": "Gaussian noise on sums of clipped gradients",
-            "neighbours": "one row added or removed",
+            "adjacency": "one row added or removed",
             "sampling": "Poisson: each row on its own, anew in each step",
-            "n_samples": n_rows,
+            "n": n_rows,
             "batch_size": batch_size,
             "sampling_rate": batch_size / n_rows,
             "noise_multiplier": noise,
@@ -473,9 +473,9 @@ class DPSGDClassifier(TorchClassifier):
             "n_steps": n_steps,
             "n_billed": n_billed,
             "engine": self.engine,
-            "not_covered": list(_NOT_COVERED),
+            "assumptions": list(_ASSUMPTIONS),
         }
-        if epsilon > _EMPIRICAL:
+        if epsilon > VACUOUS_EPSILON:
             warnings.warn(
                 f"epsilon={epsilon:.3g} promises nothing: this acts as an empirical "
                 "defense only. More noise_multiplier, fewer epochs or a smaller "

@@ -13,6 +13,7 @@ from scipy.sparse import csr_array
 
 from skpoison.defenses._mixture_draws import cut, draw_groups
 from skpoison.privacy import PrivacyWarning, mix_epsilon
+from skpoison.privacy._bill import VACUOUS_EPSILON, default_delta
 from skpoison.privacy._mixing import SAMPLINGS, check_delta
 from skpoison.utils._validation import bounds_pair, check_number, check_option
 
@@ -21,7 +22,6 @@ LABELS = ("public", "noisy")
 
 _BLOCK_VALUES = 2**22  # released at a time, so that temporary copies stay small
 # Above this an attacker's odds may change by a factor of e^50: no guarantee at all.
-_VACUOUS = 50
 # Clipping a few outliers is how a box is meant to work; more may be a wrong box.
 _CLIPPED = 0.01
 _ASSUMPTIONS = (
@@ -273,7 +273,7 @@ class Mechanism:
             Further assumptions.
         """
         n = int(np.sum(class_counts))
-        delta = min(1e-5, 1 / (10 * n)) if delta is None else float(delta)
+        delta = default_delta(n) if delta is None else float(delta)
         bounds = self.bounds
         if bounds is not None:
             bounds = tuple(np.asarray(b).tolist() for b in bounds)
@@ -377,7 +377,7 @@ def private_generator(random_state, streams):
 
 def warn_if_vacuous(privacy, stacklevel):
     epsilon = privacy["epsilon"]
-    if epsilon <= _VACUOUS:
+    if epsilon <= VACUOUS_EPSILON:
         return
     if math.isinf(privacy["sensitivity"]):
         reason = ": without bounds or clip_norm one row can move a mixture at will"

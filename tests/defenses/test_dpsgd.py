@@ -199,7 +199,7 @@ def test_bill(blobs):
     assert clf.epsilon_ == dpsgd_epsilon(150, 32, 1.3, 15, 1e-5)
     assert clf.epsilon_ == clf.privacy_["epsilon"]
     assert clf.privacy_["sampling_rate"] == 32 / 150
-    assert any("history_" in text for text in clf.privacy_["not_covered"])
+    assert any("history_" in text for text in clf.privacy_["assumptions"])
     clf.set_params(delta=1e-3).fit(X, y)
     assert clf.delta_ == 1e-3 and clf.epsilon_ == dpsgd_epsilon(150, 32, 1.3, 15, 1e-3)
 
@@ -234,7 +234,7 @@ def test_rows_held_out_are_gone_before_sampling(blobs):
     clf = DPSGDClassifier(
         train_split=ValidSplit(5), augment=remember, noise_multiplier=2.0, **FAST
     ).fit(X, y)
-    assert clf.privacy_["n_samples"] == 120
+    assert clf.privacy_["n"] == 120
     assert clf.n_steps_ == 3 * round(120 / 32)
     assert clf.epsilon_ == dpsgd_epsilon(120, 32, 2.0, clf.n_steps_, 1e-5)
     assert "valid_loss" in clf.history_[-1]
