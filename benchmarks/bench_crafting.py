@@ -17,7 +17,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from skpoison.attacks import GradientMatchingAttack
-from skpoison.attacks._craft._matching import GradientMatching, stacked_goals
+from skpoison.attacks._craft._goals import stacked_goals
+from skpoison.attacks._craft._matching import GradientMatching
 from skpoison.attacks._craft._members import stack
 from skpoison.models import MLP, ConvNet, TorchClassifier
 from skpoison.utils import RandomStreams

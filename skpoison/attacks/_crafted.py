@@ -271,7 +271,7 @@ class SelectionMixin:
             return scores
         if self.selection == "random":
             return None
-        from skpoison.attacks._craft._matching import gradient_norms
+        from skpoison.attacks._craft._goals import gradient_norms
         from skpoison.attacks._craft._members import feature_distances
 
         wanted = np.flatnonzero(self._candidates(y))

@@ -168,7 +168,7 @@ class MatchingAttack(CraftedAttack):
         return [found[j, best[j]] for j in range(len(attacks))]
 
     def _checked_goals(self, groups, attacks, X, y):
-        from skpoison.attacks._craft._matching import stacked_goals
+        from skpoison.attacks._craft._goals import stacked_goals
 
         problems = [attack._goal_rows(X, y) for attack in attacks]
         goals = [

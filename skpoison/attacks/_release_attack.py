@@ -45,7 +45,7 @@ class ReleaseCrafting(CraftedAttack):
         """Return the direction of each group's members."""
         import torch
 
-        from skpoison.attacks._craft._matching import goal_gradient
+        from skpoison.attacks._craft._goals import goal_gradient
 
         kept = store.get("goal")
         if kept is not None:

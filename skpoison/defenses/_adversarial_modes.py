@@ -12,7 +12,8 @@ from skpoison.attacks._craft._features import (
     Polytope,
     greedy_pairs,
 )
-from skpoison.attacks._craft._matching import GradientMatching, stacked_goals
+from skpoison.attacks._craft._goals import stacked_goals
+from skpoison.attacks._craft._matching import GradientMatching
 from skpoison.attacks._craft._members import Members
 from skpoison.attacks._craft._sets import Ball
 from skpoison.attacks._craft._steps import Optimizer

@@ -56,7 +56,7 @@ def _dot(a, b):
     return sum((a[n] * b[n]).flatten(1).sum(1) for n in a)
 
 
-def _norm(a):
+def flat_norm(a):
     return torch.sqrt(sum(t.flatten(1).square().sum(1) for t in a.values()))
 
 
@@ -95,14 +95,14 @@ def match(name, gradient, goal):
             n: g * mask[:, i].reshape(-1, *[1] * (g.ndim - 1))
             for i, (n, g) in enumerate(gradient.items())
         }
-    length = _norm(goal)
+    length = flat_norm(goal)
     if name == "se":
         difference = {n: gradient[n] - goal[n] for n in goal}
-        return 0.5 * _norm(difference).square() / length
+        return 0.5 * flat_norm(difference).square() / length
     inner = _dot(gradient, goal) / length
     if name == "scalar_product":
         return -inner
-    return 1 - inner / (_norm(gradient) + TINY)
+    return 1 - inner / (flat_norm(gradient) + TINY)
 
 
 def cosine_with_direction(gradient, goals):
@@ -139,85 +139,6 @@ def cosine_with_direction(gradient, goals):
 def _product(a, b):
     # a matrix product, which makes no temporary, unlike vecdot
     return (a[:, None] @ b[:, :, None])[:, 0, 0]
-
-
-def goal_gradient(members, index, rows, labels, loss, *, batch_size=512):
-    """Return the gradient that poisons are to imitate, of one member.
-
-    Parameters
-    ----------
-    members : Members
-    index : int
-    rows : tensor of shape (n, *row_shape)
-    labels : tensor of int of shape (n,)
-    loss : str
-        See :func:`target_loss`; the mean over rows is differentiated.
-    batch_size : int
-
-    Returns
-    -------
-    goal : dict of str to tensor
-    """
-    leaves = members.leaves([index])
-    others = {n: b[[index]] for n, b in members.others.items()}
-    total = [torch.zeros_like(p) for p in leaves.values()]
-    with members.randomness(0):
-        for cut in range(0, len(rows), batch_size):
-            logits = members.logits(leaves, others, rows[None, cut : cut + batch_size])
-            value = target_loss(loss, logits[0], labels[cut : cut + batch_size]).sum()
-            part = torch.autograd.grad(value / len(rows), list(leaves.values()))
-            for t, p in zip(total, part, strict=True):
-                t.add_(p)
-    return dict(zip(leaves, (t[0] for t in total), strict=True))
-
-
-def stacked_goals(members, problems, loss, *, batch_size=512):
-    """Return the goals of several problems on all members, see :func:`goal_gradient`.
-
-    Parameters
-    ----------
-    members : Members
-    problems : list of list of (rows, labels)
-        For each problem its goals, as many in each.
-    loss : str
-    batch_size : int
-
-    Returns
-    -------
-    goals : dict of str to tensor of shape (n_members, n_problems, n_goals, ...)
-    """
-    each = [
-        goal_gradient(members, e, rows, labels, loss, batch_size=batch_size)
-        for e in range(len(members))
-        for goals in problems
-        for rows, labels in goals
-    ]
-    shape = len(members), len(problems), len(problems[0])
-    return {n: torch.stack([g[n] for g in each]).unflatten(0, shape) for n in each[0]}
-
-
-def gradient_norms(groups, rows, labels, batch_size=128):
-    """Return the length of each row's training gradient, the mean over members."""
-    total, n_members = torch.zeros(len(rows), device=rows.device), 0
-    for members in groups:
-        for e in range(len(members)):
-            params, others = members.chosen([e])
-            params = {n: p[0] for n, p in params.items()}
-            others = {n: b[0] for n, b in others.items()}
-
-            def loss(params, row, label, members=members, others=others):
-                logits = members._forward(params, others, row[None])
-                return F.cross_entropy(logits, label[None])
-
-            each = torch.func.vmap(
-                torch.func.grad(loss), in_dims=(None, 0, 0), randomness="different"
-            )
-            parts = rows.split(batch_size), labels.split(batch_size)
-            with members.randomness(0):
-                norms = [_norm(each(params, r, c)) for r, c in zip(*parts, strict=True)]
-            total += torch.cat(norms).detach()
-            n_members += 1
-    return (total / n_members).cpu().numpy()
 
 
 class GradientMatching:
@@ -411,9 +332,9 @@ class _Task:
         leaves = [t.detach().requires_grad_() for t in g]
         gradient = dict(zip(self.params, leaves, strict=True))
         if plan.norm_weight:
-            extra = plan.norm_weight * _norm(gradient)
+            extra = plan.norm_weight * flat_norm(gradient)
         if plan.gradient_clip is not None:
-            shrink = (plan.gradient_clip / (_norm(gradient) + TINY)).clamp_max(1.0)
+            shrink = (plan.gradient_clip / (flat_norm(gradient) + TINY)).clamp_max(1.0)
             gradient = {
                 n: g * shrink.reshape(-1, *[1] * (g.ndim - 1))
                 for n, g in gradient.items()

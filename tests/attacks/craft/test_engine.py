@@ -7,11 +7,10 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
+from skpoison.attacks._craft._goals import gradient_norms, stacked_goals
 from skpoison.attacks._craft._matching import (
     GradientMatching,
-    gradient_norms,
     match,
-    stacked_goals,
     target_loss,
 )
 from skpoison.attacks._craft._members import affine_of, stack
