@@ -5,7 +5,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skpoison.attacks._release_attack import ReleaseCrafting
-from skpoison.base import _DTYPES, _add, _as_stored, _pure_groups
+from skpoison.base._perturbation import _DTYPES, _add, _as_stored, _pure_groups
 from skpoison.utils import row_keys
 from skpoison.utils._validation import check_bounds, check_label, check_option
 
