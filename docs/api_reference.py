@@ -63,8 +63,8 @@ API_REFERENCE = {
     },
     "skpoison.defenses": {
         "title": "Defenses",
-        "summary": "Training that poisons find hard to bend, and detectors of "
-        "suspicious rows.",
+        "summary": "Training that poisons find hard to bend, detectors of suspicious "
+        "rows, learners with a certificate, and repair of trained networks.",
         "names": [
             "AugmentedClassifier",
             "MixupClassifier",
@@ -84,8 +84,23 @@ API_REFERENCE = {
             "MaxUp",
             "AdversarialPoison",
             "Compose",
+            "PoisonDetector",
             "LabelIssueDetector",
+            "SpectralSignatures",
+            "ActivationClustering",
+            "DeepKNN",
+            "DataSanitizer",
+            "RONI",
+            "STRIP",
             "BaseDetector",
+            "EPICClassifier",
+            "ABLClassifier",
+            "FinePruning",
+            "NeuralCleanse",
+            "DeepPartitionAggregationClassifier",
+            "LabelFlipSmoothingClassifier",
+            "SanitizedSVMBound",
+            "TRIMRegressor",
         ],
     },
     "skpoison.privacy": {
@@ -125,7 +140,12 @@ API_REFERENCE = {
     "skpoison.metrics": {
         "title": "Metrics",
         "summary": "Scores of attacks and detectors, and intervals for shares.",
-        "names": ["attack_success_score", "wilson_interval", "detection_report"],
+        "names": [
+            "attack_success_score",
+            "trigger_scorer",
+            "wilson_interval",
+            "detection_report",
+        ],
     },
     "skpoison.models": {
         "title": "Models",
@@ -140,6 +160,7 @@ API_REFERENCE = {
             "LinearModel",
             "Normalized",
             "ShiftFlip",
+            "extract_features",
             "training_recipe",
             "fit_together",
             "can_train_together",

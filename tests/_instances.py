@@ -5,6 +5,7 @@ The common tests run scikit-learn's, imbalanced-learn's and our own checks over 
 """
 
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier, LocalOutlierFactor
 from sklearn.svm import SVC
 
@@ -32,20 +33,35 @@ from skpoison.attacks import (
 )
 from skpoison.compose import FilteredEstimator, PoisonedEstimator
 from skpoison.defenses import (
+    RONI,
+    STRIP,
+    ABLClassifier,
+    ActivationClustering,
     AdversarialPoisonClassifier,
     AugmentedClassifier,
     CutMix,
     CutMixClassifier,
     CutoutClassifier,
+    DataSanitizer,
+    DeepKNN,
+    DeepPartitionAggregationClassifier,
     DPInstaHideClassifier,
     DPSGDClassifier,
+    EPICClassifier,
+    FinePruning,
     GradientShapingClassifier,
     InstaHideRelease,
+    LabelFlipSmoothingClassifier,
     LabelIssueDetector,
     MaxUpClassifier,
     MixupClassifier,
+    NeuralCleanse,
     Noise,
     NoiseClassifier,
+    PoisonDetector,
+    SanitizedSVMBound,
+    SpectralSignatures,
+    TRIMRegressor,
 )
 from skpoison.models import TorchClassifier, TorchRegressor
 
@@ -128,7 +144,39 @@ def attacks():
 
 
 def detectors():
-    return [LabelIssueDetector(cv=3)]
+    return [
+        LabelIssueDetector(cv=3),
+        PoisonDetector(_NET),
+        PoisonDetector(features="input", random_state=0),
+        SpectralSignatures(_NET),
+        SpectralSignatures(features="input"),
+        ActivationClustering(_NET, random_state=0),
+        ActivationClustering(features="input", analysis="distance"),
+        DeepKNN(_NET),
+        DeepKNN(features="input", vote="majority", balance=True),
+        DataSanitizer("sphere"),
+        DataSanitizer("slab"),
+        DataSanitizer("sphere+slab"),
+        DataSanitizer("knn"),
+        DataSanitizer("loss"),
+        DataSanitizer("svd"),
+        RONI(GaussianNB(), n_trials=1, max_fits=30),
+        STRIP(LogisticRegression(), false_rejection=0.1),
+    ]
+
+
+def certified():
+    """Learners with a certificate, and repaired networks."""
+    return [
+        DeepPartitionAggregationClassifier(n_partitions=5),
+        DeepPartitionAggregationClassifier(LogisticRegression(), n_partitions=3),
+        LabelFlipSmoothingClassifier(n_draws=40),
+        SanitizedSVMBound((0, 0.1), max_iter=100, burn_in=20),
+        TRIMRegressor(),
+        TRIMRegressor(Ridge(), init="random", n_restarts=2, random_state=0),
+        FinePruning(_NET, finetune_epochs=1),
+        NeuralCleanse(_NET, max_iter=5, finetune_epochs=1),
+    ]
 
 
 def defended():
@@ -157,6 +205,8 @@ def defended():
         InstaHideRelease(),
         DPSGDClassifier(device="cpu"),
         GradientShapingClassifier(device="cpu"),
+        EPICClassifier(start=2, every=3, max_epochs=10, device="cpu"),
+        ABLClassifier(device="cpu"),
     ]
 
 
@@ -168,12 +218,14 @@ def estimators():
         TorchClassifier(device="cpu"),
         TorchRegressor(device="cpu"),
         *defended(),
+        *certified(),
         PoisonedEstimator(),
         PoisonedEstimator(LabelFlipAttack(), LogisticRegression()),
         PoisonedEstimator(BackdoorAttack(budget=0.05), random_state=0),
         PoisonedEstimator(CleanLabelBackdoorAttack(), LogisticRegression()),
         FilteredEstimator(LabelIssueDetector(cv=2)),
         FilteredEstimator(LocalOutlierFactor(), LogisticRegression()),
+        FilteredEstimator(SpectralSignatures(features="input"), random_state=0),
         PoisonedEstimator(
             LabelFlipAttack(), FilteredEstimator(LocalOutlierFactor()), random_state=0
         ),

@@ -1,6 +1,5 @@
 """Meta-estimators that change the training set and nothing else."""
 
-import warnings
 from copy import copy
 
 import numpy as np
@@ -21,6 +20,7 @@ from sklearn.utils.validation import (
 
 from skpoison.utils import RandomStreams, set_random_states
 from skpoison.utils._containers import as_rows, take_rows
+from skpoison.utils._rows import keep_every_class
 
 
 def _inner_has(name):
@@ -362,33 +362,26 @@ class FilteredEstimator(_TrainingSetEstimator):
             set_random_states(detector, streams)
         is_clean = np.asarray(detector.fit_predict(X, y)) != -1
         if is_classifier(self._inner()):
-            is_clean = _keep_every_class(is_clean, y, detector, X)
+            labels = np.asarray(y).ravel()
+            is_clean = keep_every_class(is_clean, labels, _suspicion(detector, X))
         self.detector_, self.is_clean_ = detector, is_clean
         kept = np.flatnonzero(is_clean)
         return take_rows(X, kept), take_rows(y, kept), kept
 
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        if hasattr(self.detector, "__sklearn_tags__"):
+            detector = get_tags(self.detector)
+            tags.input_tags.sparse &= detector.input_tags.sparse
+            tags.input_tags.allow_nan &= detector.input_tags.allow_nan
+            tags.target_tags.required |= detector.target_tags.required
+        return tags
 
-def _keep_every_class(is_clean, y, detector, X, n_keep=5):
-    labels = np.asarray(y).ravel()
-    lost = np.setdiff1d(labels, labels[is_clean])
-    if len(lost) == 0:
-        return is_clean
-    warnings.warn(
-        f"the detector rejects every row of {lost.tolist()}: the {n_keep} least "
-        "suspicious rows of each are kept",
-        UserWarning,
-        stacklevel=4,
-    )
+
+def _suspicion(detector, X):
+    """Return a score a row of what `detector` was fitted on, larger for suspects."""
     if hasattr(detector, "scores_"):
-        suspicion = detector.scores_
-    elif hasattr(detector, "score_samples"):
-        suspicion = -detector.score_samples(X)
-    else:
-        suspicion = -getattr(
-            detector, "negative_outlier_factor_", np.zeros(len(labels))
-        )
-    is_clean = is_clean.copy()
-    for label in lost:
-        rows = np.flatnonzero(labels == label)
-        is_clean[rows[np.argsort(suspicion[rows], kind="stable")[:n_keep]]] = True
-    return is_clean
+        return detector.scores_
+    if hasattr(detector, "score_samples"):
+        return -detector.score_samples(X)
+    return -getattr(detector, "negative_outlier_factor_", np.zeros(_num_samples(X)))

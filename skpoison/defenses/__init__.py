@@ -6,6 +6,8 @@ Names load on first use: a detector does not pay for torch.
 import importlib
 
 _MODULES = {
+    "ABLClassifier": "_abl",
+    "ActivationClustering": "_activation_clustering",
     "AdversarialPoison": "_adversarial",
     "AdversarialPoisonClassifier": "_adversarial",
     "AugmentedClassifier": "_augmentation",
@@ -17,15 +19,28 @@ _MODULES = {
     "CutoutClassifier": "_augmentation",
     "DPInstaHideClassifier": "_instahide",
     "DPSGDClassifier": "_dpsgd",
+    "DataSanitizer": "_sanitizer",
+    "DeepKNN": "_deep_knn",
+    "DeepPartitionAggregationClassifier": "_partition_aggregation",
+    "EPICClassifier": "_epic",
+    "FinePruning": "_fine_pruning",
     "GradientShapingClassifier": "_shaping",
     "InstaHideRelease": "_instahide",
+    "LabelFlipSmoothingClassifier": "_label_flip_smoothing",
     "LabelIssueDetector": "_detectors",
     "MaxUp": "_hooks",
     "MaxUpClassifier": "_augmentation",
     "Mixup": "_plain_hooks",
     "MixupClassifier": "_augmentation",
+    "NeuralCleanse": "_neural_cleanse",
     "Noise": "_plain_hooks",
     "NoiseClassifier": "_augmentation",
+    "PoisonDetector": "_poison_detector",
+    "RONI": "_roni",
+    "STRIP": "_strip",
+    "SanitizedSVMBound": "_sanitized_svm",
+    "SpectralSignatures": "_spectral_signatures",
+    "TRIMRegressor": "_trim",
 }
 
 __all__ = sorted(_MODULES)

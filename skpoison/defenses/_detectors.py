@@ -13,7 +13,8 @@ from sklearn.utils.validation import column_or_1d, validate_data
 from skpoison.defenses import _label_noise
 from skpoison.utils import RandomStreams, n_budget
 from skpoison.utils._containers import as_rows, is_frame, is_number_type, take_rows
-from skpoison.utils._validation import check_number
+from skpoison.utils._rows import keep_every_class
+from skpoison.utils._validation import check_given, check_number
 
 
 class BaseDetector(OutlierMixin, BaseEstimator):
@@ -41,6 +42,11 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     feature_names_in_ : ndarray of str
         Only when X has string column names.
 
+    Warns
+    -----
+    UserWarning
+        The rule rejects every row of a class: the five least suspicious are kept.
+
     Notes
     -----
     The rule needs labels, so that this is no scikit-learn outlier detector in the
@@ -54,6 +60,9 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         tags.estimator_type = None
         tags.target_tags.required = True
         return tags
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "sample_indices_")
 
     def fit(self, X, y):
         """Score every row of a training set.
@@ -72,18 +81,16 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         return self._fit(X, y)
 
     def _fit(self, X, y, **fit_params):
-        if y is None:  # the wording that scikit-learn's checks look for
-            raise ValueError(
-                f"{type(self).__name__} requires y to be passed, but the target y is "
-                "None"
-            )
+        check_given(self, y)
+        vars(self).pop("sample_indices_", None)  # what is interrupted is not fitted
         X = self._check_X(X)
         y = column_or_1d(y, warn=True)
         check_consistent_length(X, y)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         self.scores_ = np.asarray(self._score(X, codes, **fit_params), dtype=float)
-        self.is_clean_ = ~self._flag(self.scores_, codes)
+        is_clean = ~self._flag(self.scores_, codes)
+        self.is_clean_ = keep_every_class(is_clean, y, self.scores_)
         self.sample_indices_ = np.flatnonzero(self.is_clean_)
         self.n_removed_ = len(self.is_clean_) - len(self.sample_indices_)
         return self
@@ -178,7 +185,7 @@ class LabelIssueDetector(BaseDetector):
         expected share of good labels lost, class by class, at or below this.
     contamination : int or float, default=None
         Instead of `threshold`: distrust exactly this many rows, or this share of
-        them, the highest scores first.
+        them, the highest scores first, as long as no class is lost.
     cv : int, default=5
         Number of folds (5 as in the first reference's experiments); a class with
         fewer members is not judged.

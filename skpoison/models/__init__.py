@@ -2,6 +2,7 @@
 
 from skpoison.models._augment import ShiftFlip
 from skpoison.models._estimators import TorchClassifier, TorchRegressor
+from skpoison.models._features import extract_features
 from skpoison.models._modules import (
     MLP,
     ConvNet,
@@ -24,6 +25,7 @@ __all__ = [
     "TorchClassifier",
     "TorchRegressor",
     "can_train_together",
+    "extract_features",
     "fit_together",
     "training_recipe",
 ]

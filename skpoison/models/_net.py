@@ -280,6 +280,31 @@ class ClassifierNet(ClassifierMixin, TrainingNet):
         return self.predict_proba(X).argmax(axis=1)
 
 
+class SubsetNet(ClassifierNet):
+    """A net that trains on the rows named in `rows_`; held-out rows stay the same.
+
+    `split` asks `train_split` once for a whole training. Where skorch asks at every
+    call of `fit_loop`, a row held out before a call could be trained on after it.
+    """
+
+    rows_: Any = None
+    valid_: Any = None
+
+    def split(self, X, y):
+        """Set `rows_` to the rows that are not held out, in order, and return them."""
+        train, self.valid_ = super().get_split_datasets(X, y)
+        held_in = isinstance(train, Subset)
+        self.rows_ = np.sort(train.indices) if held_in else np.arange(len(X))
+        return self.rows_
+
+    def get_split_datasets(self, X, y=None, **fit_params):
+        return Subset(self.get_dataset(X, y), self.rows_), self.valid_
+
+    def finish(self):
+        super().finish()
+        self.rows_ = self.valid_ = None
+
+
 class RegressorNet(RegressorMixin, TrainingNet):
     """One output a sample, as a vector."""
 

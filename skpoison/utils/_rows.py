@@ -1,6 +1,7 @@
-"""Row keys: how an attack recognises, later, a row that it has seen."""
+"""Rows: keys by which one is recognised later, and which of them to keep."""
 
 import hashlib
+import warnings
 
 import numpy as np
 
@@ -50,3 +51,36 @@ def row_keys(X, dtype=np.float32):
             for row in rows.view(np.uint8)
         ]
     return keys
+
+
+def keep_every_class(is_clean, y, scores, n_keep=5):
+    """Return a mask of clean rows in which no class is missing.
+
+    Parameters
+    ----------
+    is_clean : ndarray of bool of shape (n_samples,)
+    y : ndarray of shape (n_samples,)
+    scores : ndarray of shape (n_samples,)
+        Larger for more suspicious.
+    n_keep : int, default=5
+        Rows of a class that are kept, the least suspicious, where all are rejected.
+
+    Warns
+    -----
+    UserWarning
+        There is such a class.
+    """
+    lost = np.setdiff1d(y, y[is_clean])
+    if len(lost) == 0:
+        return is_clean
+    warnings.warn(
+        f"the detector rejects every row of {lost.tolist()}: the {n_keep} least "
+        "suspicious rows of each are kept",
+        UserWarning,
+        stacklevel=4,
+    )
+    is_clean = is_clean.copy()
+    for label in lost:
+        rows = np.flatnonzero(y == label)
+        is_clean[rows[np.argsort(scores[rows], kind="stable")[:n_keep]]] = True
+    return is_clean

@@ -64,6 +64,15 @@ def check_option(name, value, options):
     return value
 
 
+def check_given(estimator, y):
+    """Raise where y is None."""
+    if y is None:  # the wording that scikit-learn's checks look for
+        raise ValueError(
+            f"{type(estimator).__name__} requires y to be passed, but the target y is "
+            "None"
+        )
+
+
 def n_budget(budget, n_samples, *, name="budget"):
     """Turn a budget into a number of rows, never above it.
 

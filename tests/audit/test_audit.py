@@ -231,7 +231,13 @@ def test_images_and_networks_get_their_own():
         **{**FAST, "attacks": ["backdoor", "clean-label-backdoor"]},
     )
     assert "PatchTrigger" in found.meta["attacks"]["backdoor"]["parameters"]
-    assert list(found.meta["defenses"]) == ["none", "label-filter", "mixup", "cutmix"]
+    assert list(found.meta["defenses"]) == [
+        "none",
+        "label-filter",
+        "poison-detector",
+        "mixup",
+        "cutmix",
+    ]
     assert found.table["clean_score"].notna().all()
 
 

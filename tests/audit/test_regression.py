@@ -339,7 +339,7 @@ def test_frames_with_text_and_missing_values():
 def test_context_and_auto():
     context = AuditContext.of(VICTIM, X, Y)
     assert (context.task, context.n_classes) == ("regression", 0)
-    assert [e.name for e in DEFENSES.automatic(context)] == ["isolation-forest"]
+    assert [e.name for e in DEFENSES.automatic(context)] == ["trim", "isolation-forest"]
     labels = AuditContext.of(LogisticRegression(), X, Y > 100)
     assert (labels.task, labels.n_classes) == ("classification", 2)
     assert "isolation-forest" not in [e.name for e in DEFENSES.automatic(labels)]
@@ -490,7 +490,7 @@ def test_auto_on_numbers():
         "statp-rows",
         "regression-rows",
     ]
-    assert list(found.meta["defenses"]) == ["none", "isolation-forest"]
+    assert list(found.meta["defenses"]) == ["none", "trim", "isolation-forest"]
     damage = found.summary().query("budget == 0.1 and defense == 'none'")
     damage = damage.set_index("attack")["damage"]
     assert damage["regression-rows"] > damage["statp-rows"] > damage["flipped-rows"]

@@ -217,7 +217,7 @@ def test_false_positive_rate_is_kept_and_used():
 def test_contamination_is_exact_also_with_ties():
     y = np.repeat([0, 1], 20)
     flat = np.full((40, 2), 0.5)  # nothing to tell rows apart
-    for contamination, count in ((7, 7), (0.25, 10), (0, 0), (1.0, 40)):
+    for contamination, count in ((7, 7), (0.25, 10), (0, 0), (0.4, 16)):
         detector = LabelIssueDetector(contamination=contamination)
         assert detector.fit(flat, y, pred_proba=flat).n_removed_ == count
     rows = [3, 30]
@@ -225,6 +225,15 @@ def test_contamination_is_exact_also_with_ties():
     sure[rows] = sure[rows, ::-1]
     detector = LabelIssueDetector(contamination=2).fit(flat, y, pred_proba=sure)
     np.testing.assert_array_equal(np.flatnonzero(~detector.is_clean_), rows)
+
+
+def test_no_class_vanishes():
+    y = np.repeat([0, 1, 2], [20, 12, 3])
+    flat = np.full((35, 3), 1 / 3)
+    detector = LabelIssueDetector(contamination=1.0)
+    with pytest.warns(UserWarning, match=r"every row of \[0, 1, 2\]: the 5 least"):
+        detector.fit(flat, y, pred_proba=flat)
+    assert np.bincount(y[detector.is_clean_]).tolist() == [5, 5, 3]
 
 
 @pytest.mark.parametrize(

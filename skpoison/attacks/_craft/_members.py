@@ -9,6 +9,7 @@ import torch
 from torch.func import functional_call
 
 from skpoison.attacks._implicit._objectives import NotDifferentiableError
+from skpoison.models._features import last_linear
 from skpoison.utils import local_torch_seed
 
 
@@ -40,7 +41,7 @@ class Members:
             isinstance(m, torch.nn.modules.dropout._DropoutNd) and m.p > 0
             for m in self.module.modules()
         )
-        self.last = _last_linear(self.module)
+        self.last = last_linear(self.module)
 
     def leaves(self, index):
         """Return copies of weights, ready for gradients, of the members in `index`."""
@@ -145,12 +146,6 @@ class Members:
         """Return the context in which dropout draws, seeded."""
         device = next(iter({**self.params, **self.others}.values())).device
         return local_torch_seed(seed, device) if self.draws else nullcontext()
-
-
-def _last_linear(module):
-    """Return the name of the last linear layer, whose input are the features."""
-    names = [n for n, m in module.named_modules() if isinstance(m, torch.nn.Linear)]
-    return names[-1] if names else None
 
 
 def stack(modules, input_shape, device):
