@@ -164,9 +164,6 @@ class DeepPartitionAggregationClassifier(
     accuracy with 10 poisoned rows is at least 0.71
     """
 
-    #: Tells `set_random_states` that seeding this object replaces its parts' seeds.
-    passes_on_seeds = True
-
     def __init__(
         self,
         estimator=None,

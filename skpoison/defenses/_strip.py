@@ -86,7 +86,7 @@ class STRIP(BaseDetector):
 
     Notes
     -----
-    With overlays :math:`x_1 \\dots x_N` and class probabilities :math:`f_k`, the score
+    With overlays :math:`x_1, ..., x_N` and class probabilities :math:`f_k`, the score
     is the mean entropy over classes, in nats,
 
     .. math::

@@ -47,8 +47,8 @@ class TRIMRegressor(RegressorMixin, MetaEstimatorMixin, BaseEstimator):
         A start ends when the rows stay the same, or the trimmed loss falls by less than
         this share of it.
     random_state : None, int, RandomState or Generator, default=None
-        Draws the random starts and, where it is not None, seeds every
-        ``random_state`` of the estimator, the same in all rounds.
+        Draws the random starts, and seeds the ``random_state`` parameters of the
+        estimator that are None, alike in all rounds.
 
     Attributes
     ----------
@@ -136,9 +136,6 @@ class TRIMRegressor(RegressorMixin, MetaEstimatorMixin, BaseEstimator):
     True
     """
 
-    #: Tells `set_random_states` that seeding this object replaces its parts' seeds.
-    passes_on_seeds = True
-
     def __init__(
         self,
         estimator=None,
@@ -194,8 +191,7 @@ class TRIMRegressor(RegressorMixin, MetaEstimatorMixin, BaseEstimator):
         n_inliers = self._count(len(y))
         learner = clone(self._learner())
         streams = RandomStreams(self.random_state)
-        if self.random_state is not None:
-            set_random_states(learner, streams)
+        set_random_states(learner, streams, only_missing=True)
         runs = [
             self._run(learner, X, y, rows, n_inliers)
             for rows in self._starts(X, n_inliers, streams)

@@ -280,8 +280,14 @@ def test_every_training_defense_trains_the_network_it_is_given(name):
     bare = make_pipeline(MinMaxScaler(), network)
     wrapped = DEFENSES.entries[name].wrap(bare).fit(digits[:200], labels[:200])
     assert type(bare[-1]) is TorchClassifier and type(wrapped[-1]) is not type(bare[-1])
-    assert wrapped[-1].n_iter_ == 2
-    assert wrapped[-1].get_params()["module__hidden"] == (7,)
+    trained = wrapped[-1]
+    if name in ("fine-pruning", "neural-cleanse"):  # around the network
+        trained = trained.estimator_
+        assert wrapped[-1].estimator.max_epochs == 2
+    elif name != "abl":  # which has stages of its own before and after
+        assert trained.n_iter_ == 2
+    assert trained.max_epochs == 2
+    assert trained.get_params()["module__hidden"] == (7,)
     assert wrapped.predict(digits[:5]).shape == (5,)
 
 
