@@ -94,7 +94,7 @@ def _clustering(bench, F, y, size, reduce, name):
         ours = np.bincount(_fit(detector, F, y).cluster_labels_[y == 0])
         theirs = np.bincount(by_hand()[0])
         np.testing.assert_allclose(np.sort(ours), np.sort(theirs), atol=0.2 * sum(ours))
-    # clusters alone, from one start each where ours has four: no bars
+    # clusters alone, from one start each where ours has four
     peers = {"scikit-learn by hand": by_hand}
     art = bench.optional("art.defences.detector.poison.activation_defence")
     if art is not None:
@@ -109,6 +109,7 @@ def _clustering(bench, F, y, size, reduce, name):
         lambda: _fit(detector, F, y),
         peers,
         repeats=5 if reduce == "pca" else 1,
+        bars={"ART, clusters alone": 1.0},
     )
 
 
