@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skpoison.defenses._detectors import BaseDetector
 from skpoison.utils import RandomStreams, set_random_states
 from skpoison.utils._containers import as_rows
+from skpoison.utils._rows import keep_every_class
 from skpoison.utils._validation import check_number
 
 _LARGEST = 1e30  # of a feature: sums in float32 and squares in float64 stay finite
@@ -137,11 +138,7 @@ def principal_projections(M, n_components, generator=None):
 
 def spare_one(suspects, scores, y):
     """Clear the least suspicious row of each class of which all rows are suspects."""
-    suspects = suspects.copy()
-    for k in np.setdiff1d(y, y[~suspects]):
-        rows = np.flatnonzero(y == k)
-        suspects[rows[np.argsort(-scores[rows], kind="stable")[-1]]] = False
-    return suspects
+    return ~keep_every_class(~suspects, y, scores, n_keep=1, quiet=True)
 
 
 def warn_not_judged(classes, reason):

@@ -53,7 +53,7 @@ def row_keys(X, dtype=np.float32):
     return keys
 
 
-def keep_every_class(is_clean, y, scores, n_keep=5):
+def keep_every_class(is_clean, y, scores, n_keep=5, quiet=False):
     """Return a mask of clean rows in which no class is missing.
 
     Parameters
@@ -64,6 +64,8 @@ def keep_every_class(is_clean, y, scores, n_keep=5):
         Larger for more suspicious.
     n_keep : int, default=5
         Rows of a class that are kept, the least suspicious, where all are rejected.
+    quiet : bool, default=False
+        For a rule that keeps some of each class as its own, not as a last resort.
 
     Warns
     -----
@@ -73,14 +75,15 @@ def keep_every_class(is_clean, y, scores, n_keep=5):
     lost = np.setdiff1d(y, y[is_clean])
     if len(lost) == 0:
         return is_clean
-    warnings.warn(
-        f"the detector rejects every row of {lost.tolist()}: the {n_keep} least "
-        "suspicious rows of each are kept",
-        UserWarning,
-        stacklevel=4,
-    )
+    if not quiet:
+        warnings.warn(
+            f"the detector rejects every row of {lost.tolist()}: the {n_keep} least "
+            "suspicious rows of each are kept",
+            UserWarning,
+            stacklevel=4,
+        )
     is_clean = is_clean.copy()
     for label in lost:
         rows = np.flatnonzero(y == label)
-        is_clean[rows[np.argsort(scores[rows], kind="stable")[:n_keep]]] = True
+        is_clean[rows[np.argsort(-scores[rows], kind="stable")[-n_keep:]]] = True
     return is_clean
