@@ -4,7 +4,7 @@ The common tests run scikit-learn's, imbalanced-learn's and our own checks over 
 `test_public_api` fails when a public estimator is missing.
 """
 
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier, LocalOutlierFactor
 from sklearn.svm import SVC
@@ -63,7 +63,45 @@ from skpoison.defenses import (
     SpectralSignatures,
     TRIMRegressor,
 )
-from skpoison.models import TorchClassifier, TorchRegressor
+from skpoison.federated import (
+    ARC,
+    CAF,
+    MDA,
+    NNM,
+    ALIEAttack,
+    Bucketing,
+    Bulyan,
+    CenteredClipping,
+    ClientLabelFlipAttack,
+    Clipping,
+    DataPoisoningAttack,
+    DnC,
+    FangKrumAttack,
+    FangTrimAttack,
+    FaultAttack,
+    FederatedClassifier,
+    FoolsGold,
+    GaussianAttack,
+    GaussianNoiseAttack,
+    GeometricMedian,
+    IPMAttack,
+    Krum,
+    MeaMed,
+    Mean,
+    Median,
+    MimicAttack,
+    MinMaxAttack,
+    MinSumAttack,
+    ModelReplacementAttack,
+    MoNNA,
+    MultiKrum,
+    NormClipping,
+    SignFlipAttack,
+    SignMajority,
+    SybilAttack,
+    TrimmedMean,
+)
+from skpoison.models import LinearModel, TorchClassifier, TorchRegressor
 
 #: Surrogate of the attacks that are crafted on networks.
 _NET = TorchClassifier(max_epochs=2, device="cpu")
@@ -210,6 +248,78 @@ def defended():
     ]
 
 
+def aggregators():
+    """Rules, used alone: every client is trusted.
+
+    With ``n_byzantine`` they take as many rows with NaN, where scikit-learn asks for an
+    error, or for none whatever the number.
+    """
+    return [
+        Mean(),
+        Krum(),
+        Krum(metric="euclidean"),
+        MultiKrum(),
+        Bulyan(),
+        TrimmedMean(),
+        Median(),
+        MeaMed(),
+        GeometricMedian(),
+        CenteredClipping(),
+        MDA(),
+        CAF(),
+        MoNNA(),
+        DnC(random_state=0),
+        FoolsGold(),
+        NormClipping(),
+        SignMajority(),
+    ]
+
+
+def update_attacks():
+    return [
+        FangKrumAttack(),
+        FangTrimAttack(),
+        GaussianAttack(),
+        GaussianNoiseAttack(),
+        FaultAttack(),
+        SignFlipAttack(),
+        IPMAttack(),
+        ALIEAttack(),
+        MimicAttack(),
+        MinMaxAttack(),
+        MinSumAttack(),
+        ModelReplacementAttack(),
+        DataPoisoningAttack(),
+        ClientLabelFlipAttack(),
+        SybilAttack(),
+    ]
+
+
+def federated():
+    """What trains over clients, and its parts."""
+    return [
+        *aggregators(),
+        NNM(),
+        Bucketing(),
+        Clipping(),
+        ARC(),
+        *update_attacks(),
+        FederatedClassifier(),
+        FederatedClassifier(
+            LinearModel,
+            n_clients=5,
+            n_byzantine=1,
+            aggregator=TrimmedMean(),
+            attack=SignFlipAttack(),
+            n_rounds=200,
+            random_state=0,
+        ),
+        FederatedClassifier(
+            SGDClassifier(random_state=0), n_clients=5, n_byzantine=0, n_rounds=60
+        ),
+    ]
+
+
 def estimators():
     """Everything that scikit-learn's suite runs on."""
     return [
@@ -219,6 +329,7 @@ def estimators():
         TorchRegressor(device="cpu"),
         *defended(),
         *certified(),
+        *federated(),
         PoisonedEstimator(),
         PoisonedEstimator(LabelFlipAttack(), LogisticRegression()),
         PoisonedEstimator(BackdoorAttack(budget=0.05), random_state=0),
@@ -232,8 +343,21 @@ def estimators():
     ]
 
 
-#: Expected failures of scikit-learn's suite: none, and none may come.
-EXPECTED_SKLEARN = {}
+_MIXES_ROWS = {
+    "check_methods_subset_invariance": "each new row is made of all rows given",
+}
+
+#: Expected failures of scikit-learn's suite: of what makes rows out of others alone.
+EXPECTED_SKLEARN = {
+    "NNM": _MIXES_ROWS,
+    "Bucketing": {
+        **_MIXES_ROWS,
+        "check_methods_sample_order_invariance": "rows are put together at random",
+        "check_transformer_data_not_an_array": "it returns fewer rows",
+        "check_transformer_general": "it returns fewer rows",
+        "check_transformers_unfitted_stateless": "it returns fewer rows",
+    },
+}
 
 #: imbalanced-learn's suite asks every sampler to balance classes. Ours poison.
 EXPECTED_IMBLEARN = {
@@ -255,12 +379,23 @@ NOT_ESTIMATORS = {
     "AttackEntry": "a record of the audit's registry",
     "AuditContext": "a record of the audit's registry",
     "AuditReport": "a result",
+    "BaseAggregator": "a base class",
     "BaseAttack": "a base class",
     "BaseDetector": "a base class",
+    "BaseUpdateAttack": "a base class",
     "BlendTrigger": "a trigger: part of an attack",
     "ColumnTrigger": "a trigger: part of an attack",
     "DatasetCorruptError": "an error",
     "DatasetNotFoundError": "an error",
+    "FLTrust": "an aggregator that can't fit without an update of the server's own",
+    "GramAggregator": "a base class",
+    "OrderAggregator": "a base class",
+    "PreAggregator": "a base class",
+    "Rejection": "part of FederatedClassifier: it has keep() and no fit()",
+    "RobustStrategy": "a strategy of Flower",
+    "RoundFailedError": "an error",
+    "RobustnessSweepDisplay": "a drawing",
+    "RoundContext": "what an attack on a round knows",
     "DefenseEntry": "a record of the audit's registry",
     "AdversarialPoison": "a batch hook: part of a classifier",
     "Compose": "a batch hook: part of a classifier",

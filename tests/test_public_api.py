@@ -24,15 +24,24 @@ TABLE = _table()
 NAMES = [(m, n) for m, entry in TABLE.items() for n in entry["names"]]
 
 
+def _module(name):
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        if "pip install skpoison[" in str(error):  # an extra that is not there
+            pytest.skip(str(error))
+        raise
+
+
 @pytest.mark.parametrize("module", sorted(TABLE))
 def test_table_equals_all(module):
-    found = importlib.import_module(module)
+    found = _module(module)
     assert sorted(TABLE[module]["names"]) == sorted(found.__all__)
 
 
 @pytest.mark.parametrize("module, name", NAMES)
 def test_name_is_documented(module, name):
-    thing = getattr(importlib.import_module(module), name)
+    thing = getattr(_module(module), name)
     doc = inspect.getdoc(thing)
     assert doc and doc.splitlines()[0].endswith((".", "?")), doc
     if inspect.isclass(thing) and issubclass(thing, Exception):
@@ -56,6 +65,8 @@ def test_name_is_documented(module, name):
 def test_every_public_estimator_is_tested():
     tested = {type(e).__name__ for e in estimators()}
     for module, name in NAMES:
-        thing = getattr(importlib.import_module(module), name)
-        if inspect.isclass(thing) and name not in NOT_ESTIMATORS:
+        if name in NOT_ESTIMATORS:
+            continue
+        thing = getattr(_module(module), name)
+        if inspect.isclass(thing):
             assert name in tested, f"{name} is not in tests/_instances.py"

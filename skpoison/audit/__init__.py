@@ -2,6 +2,7 @@
 
 from skpoison.audit import (  # noqa: F401  (they fill the registry)
     _attack_entries,
+    _client_entries,
     _defense_entries,
 )
 from skpoison.audit._registry import (

@@ -56,15 +56,27 @@ def _check_writable(report):
         ) from None
 
 
-def _victims(spec, X, y, target, task, n_folds, trust):
+def _take_owners(X, column):
+    """Return the table without the column of its rows' owners, and the owners."""
+    if column is None:
+        return X, None
+    if column not in X.columns:
+        raise _Failure(
+            f"--client-id: {column!r} is no column; there are "
+            f"{', '.join(map(str, X.columns[:10]))}"
+        )
+    return X.drop(columns=column), X[column]
+
+
+def _victims(spec, X, y, target, task, n_folds, trust, clients):
     """Return the estimators to attack, checked against task and target."""
     from skpoison.audit import _ingest
     from skpoison.audit._registry import check_victim
 
     if spec is None:
         if task == "auto":
-            task = _ingest.choose_task(y, n_folds)
-        victims = _ingest.default_estimators(X, task)
+            task = "classification" if clients else _ingest.choose_task(y, n_folds)
+        victims = _ingest.default_estimators(X, task, clients)
     else:
         victims = {spec: _ingest.load_estimator(spec, X, trust)}
         found = check_victim(spec, victims[spec])
@@ -115,6 +127,12 @@ def cli():
     show_default=True,
     help="Held-out rows that a targeted attack aims at, for each fold and trial.",
 )
+@click.option(
+    "--client-id",
+    default=None,
+    help="Column of the rows' owners: they train the model together, some attack, and "
+    "budgets count clients.",
+)
 @click.option("--scoring", default=None, help="A scorer of scikit-learn.")
 @click.option("--seed", default=0, show_default=True, help="Seed of everything.")
 @click.option("--jobs", default=1, show_default=True, help="Jobs in parallel.")
@@ -143,6 +161,7 @@ def audit(
     cv,
     trials,
     n_targets,
+    client_id,
     scoring,
     seed,
     jobs,
@@ -163,7 +182,11 @@ def audit(
         _check_writable(report)
     try:
         X, y = read_table(data, target)
-        victims = _victims(estimator, X, y, target, task, cv, trust)
+        X, owners = _take_owners(X, client_id)
+        clients = owners is not None
+        if clients and task == "regression":
+            raise _Failure("--client-id: clients train classifiers, not regressors")
+        victims = _victims(estimator, X, y, target, task, cv, trust, clients)
         result = run(
             victims,
             X,
@@ -179,6 +202,7 @@ def audit(
             verbose=not quiet,
             n_trials=trials,
             n_targets=n_targets,
+            client_id=owners,
             name=data.name,
         )
     except (InputError, ValueError, TypeError, OSError) as error:
@@ -271,5 +295,5 @@ def list_(kind):
             if getattr(entry, "neural", False)
             else ", ".join(sorted(entry.data))
         )
-        tasks = ", ".join(sorted(entry.tasks))
+        tasks = "clients" if entry.clients else ", ".join(sorted(entry.tasks))
         click.echo(f"{entry.name:22} {entry.summary} [{where}; {tasks}]")

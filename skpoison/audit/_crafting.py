@@ -69,7 +69,7 @@ class Crafter:
         plan = self.plan
         index, budget, fold, trial = job
         train = plan.folds[fold][0]
-        attack = plan.attacks[index].make(plan.context).set_params(budget=budget)
+        attack = plan.make_attack(plan.attacks[index]).set_params(budget=budget)
         aim = plan.aim(plan.attacks[index], fold, trial)
         if aim is not None:
             attack.set_params(**aim.parameters_of(attack, plan))

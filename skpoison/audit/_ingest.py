@@ -135,19 +135,22 @@ def _has_fractions(y):
     return bool((np.floor(y) != y).any() or not np.isfinite(y).all())
 
 
-def default_estimators(X, task):
+def default_estimators(X, task, clients=False):
     """Return the victims of people who bring a table and no model, by name.
 
     Parameters
     ----------
     X : pandas.DataFrame
     task : {"classification", "regression"}
+    clients : bool, default=False
+        Whether rows belong to clients.
 
     Returns
     -------
     estimators : dict of str to estimator
-        Behind an encoder for mixed tables: logistic regression; or ridge regression,
-        a smooth victim, and gradient boosting, one of trees.
+        Behind an encoder for mixed tables: logistic regression, trained by the clients
+        if there are any; or ridge regression, a smooth victim, and gradient boosting,
+        one of trees.
     """
     from sklearn.ensemble import HistGradientBoostingRegressor
     from sklearn.linear_model import LogisticRegression, Ridge
@@ -155,7 +158,11 @@ def default_estimators(X, task):
 
     from skpoison.utils import make_table_encoder
 
-    if task == "classification":
+    if clients:
+        from skpoison.federated import FederatedClassifier
+
+        models = {"estimator": FederatedClassifier()}
+    elif task == "classification":
         models = {"estimator": LogisticRegression(max_iter=1000)}
     else:
         models = {"ridge": Ridge(), "boosting": HistGradientBoostingRegressor()}

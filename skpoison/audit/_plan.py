@@ -16,6 +16,13 @@ from sklearn.utils.multiclass import check_classification_targets
 
 from skpoison import __version__
 from skpoison.audit._checkpoint import Checkpoint
+from skpoison.audit._clients import (
+    ClientAttack,
+    Federation,
+    check_client_id,
+    federated,
+    warn_of_nobody,
+)
 from skpoison.audit._registry import (
     ATTACKS,
     DEFENSES,
@@ -85,6 +92,20 @@ class Plan:
     context: AuditContext
     checkpoint: Checkpoint
     aims: dict
+    owners: np.ndarray | None = None
+
+    def federation(self, fold, trial):
+        """Return the clients of a training fold, None where rows have no owners."""
+        if self.owners is None:
+            return None
+        seed = self.streams.seed(f"attack/{fold}/{trial}")
+        train = self.folds[fold][0]
+        return Federation(self.owners[train], seed, self.budgets[-1])
+
+    def make_attack(self, entry):
+        """Return an attack with a `budget` and ``poison``."""
+        attack = entry.make(self.context)
+        return attack if self.owners is None else ClientAttack(attack)
 
     def aim(self, entry, fold, trial):
         """Return what an attack is to aim at, None if it is not for us to say."""
@@ -130,10 +151,13 @@ def make_plan(
     random_state,
     checkpoint,
     n_targets,
+    client_id,
 ):
     victims = estimator if isinstance(estimator, dict) else {"estimator": estimator}
     if not victims:
         raise ValueError("estimator must hold at least one estimator, got {}")
+    if client_id is not None:
+        victims = {name: federated(victim) for name, victim in victims.items()}
     task = _common_task(victims)
     X, y = as_rows(X), np.asarray(y)
     if task == "regression":
@@ -147,11 +171,19 @@ def make_plan(
         check_number("n_jobs", n_jobs, integer=True)
         if n_jobs == 0:
             raise ValueError("n_jobs must not be 0")
-    budgets = _check_budgets(budgets, len(y))
+    owners, n_units = None, len(y)
+    if client_id is not None:
+        owners = check_client_id(client_id, y)
+        n_units = len(np.unique(owners))
+    budgets = _check_budgets(budgets, n_units)
+    if owners is not None:
+        warn_of_nobody(budgets, n_units)
     streams = RandomStreams(draw_seed(random_state))
     if hasattr(cv, "__next__"):
         cv = list(cv)
-    contexts = [AuditContext.of(victim, X, y) for victim in victims.values()]
+    contexts = [
+        AuditContext.of(victim, X, y, owners is not None) for victim in victims.values()
+    ]
     # what needs a network must be able to wrap every victim
     context = next((c for c in contexts if not c.neural), contexts[0])
     chosen_attacks = ATTACKS.choose(attacks, context)
@@ -198,6 +230,7 @@ def make_plan(
             "scoring": _identity(scoring),
             "n_trials": repr(n_trials),
             "n_targets": repr(n_targets),
+            "client_id": joblib.hash(owners),
             "random_state": repr(
                 random_state if isinstance(random_state, int | None) else streams.root
             ),
@@ -221,6 +254,7 @@ def make_plan(
         context=context,
         checkpoint=saved,
         aims=aims,
+        owners=owners,
     )
 
 

@@ -35,6 +35,8 @@ class AuditContext:
     neural : bool
         Whether the victim is a TorchClassifier, or a pipeline that ends in one.
     task : {"classification", "regression"}
+    clients : bool
+        Whether rows belong to clients, who train the model together.
     """
 
     data: str
@@ -42,6 +44,7 @@ class AuditContext:
     n_classes: int
     neural: bool
     task: str = "classification"
+    clients: bool = False
 
     @property
     def kinds(self):
@@ -50,7 +53,7 @@ class AuditContext:
         return {self.data, "flat images"} if flat else {self.data}
 
     @classmethod
-    def of(cls, estimator, X, y):
+    def of(cls, estimator, X, y, clients=False):
         """Look at a victim and its data."""
         task = task_of(estimator)
         final = final_step(estimator)
@@ -63,7 +66,7 @@ class AuditContext:
         else:
             data = "numeric" if _is_numeric(X) else "mixed"
         n_classes = len(np.unique(y)) if task == "classification" else 0
-        return cls(data, shape, n_classes, neural, task)
+        return cls(data, shape, n_classes, neural, task, clients)
 
 
 def task_of(estimator):
@@ -122,6 +125,9 @@ class AttackEntry:
     auto : bool or callable
         Part of ``attacks="auto"``; a callable tells so for an :class:`AuditContext`.
     tasks : frozenset of {"classification", "regression"}
+    clients : bool
+        Mounted by clients of a federation, on data whose rows have owners; ``make``
+        then returns an attack of :mod:`skpoison.federated`.
 
     Notes
     -----
@@ -137,6 +143,7 @@ class AttackEntry:
     goal: str = "availability"
     auto: bool | Callable[[AuditContext], bool] = True
     tasks: frozenset = CLASSIFICATION
+    clients: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,6 +162,9 @@ class DefenseEntry:
     auto : bool or callable
         Part of ``defenses="auto"``; a callable tells so for an :class:`AuditContext`.
     tasks : frozenset of {"classification", "regression"}
+    clients : bool
+        Of a federation's server: ``wrap`` gets a FederatedClassifier, or a pipeline
+        that ends in one.
     """
 
     name: str
@@ -164,6 +174,7 @@ class DefenseEntry:
     neural: bool = False
     auto: bool | Callable[[AuditContext], bool] = True
     tasks: frozenset = CLASSIFICATION
+    clients: bool = False
 
 
 @dataclass
@@ -181,6 +192,7 @@ class _Registry:
         neural = getattr(entry, "neural", False)
         return (
             context.task in entry.tasks
+            and entry.clients == context.clients
             and bool(entry.data & context.kinds)
             and (context.neural or not neural)
         )
@@ -202,7 +214,8 @@ class _Registry:
         if isinstance(wanted, dict):
             if "none" in wanted:
                 raise ValueError(f"{name}: 'none' is the bare estimator's own name")
-            return [self._own(str(key), value) for key, value in wanted.items()]
+            own = self._client_own if context.clients else self._own
+            return [own(str(key), value) for key, value in wanted.items()]
         if isinstance(wanted, str) or not np.iterable(wanted):
             raise ValueError(
                 f"{name} must be 'auto', a list of names or a dict from name to "
@@ -244,8 +257,34 @@ class _Registry:
             )
         return DefenseEntry(name, summary, value)
 
+    def _client_own(self, name, value):
+        from skpoison.federated import BaseUpdateAttack
+
+        summary = repr(value)
+        if self.kind == "attack":
+            if not isinstance(value, BaseUpdateAttack):
+                raise TypeError(
+                    f"attacks[{name!r}] must be an attack of skpoison.federated where "
+                    f"rows have owners, got {value!r}"
+                )
+            make = partial(_clone_of, value)
+            return AttackEntry(name, summary, "given by the caller", make, clients=True)
+        if callable(value) and not isinstance(value, BaseEstimator):
+            return DefenseEntry(name, summary, value, clients=True)
+        wrap = partial(served_by, {"aggregator": value})
+        return DefenseEntry(name, summary, wrap, clients=True)
+
+
+def served_by(params, estimator):
+    """Set parameters of the server of a federation, or of a pipeline's last step."""
+    estimator = clone(estimator)
+    final_step(estimator).set_params(**params)
+    return estimator
+
 
 def _kind(context):
+    if context.clients:
+        return f"federation on {context.data} data"
     if context.task == "regression":
         return f"regressor on {context.data} data"
     return f"{'network' if context.neural else 'model'} on {context.data} data"

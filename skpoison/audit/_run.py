@@ -34,6 +34,7 @@ def audit(
     verbose=1,
     n_trials=1,
     n_targets=1,
+    client_id=None,
     name="data",
 ):
     """Say how poisonable an estimator is on its data, and what each defense buys.
@@ -83,6 +84,11 @@ def audit(
         Repetitions of each fold with seeds of their own.
     n_targets : int, default=1
         Held-out rows that a targeted attack aims at, together, in each fold and trial.
+    client_id : array-like of shape (n_samples,), default=None
+        Owners of the rows. The model is then trained by a
+        :class:`~skpoison.federated.FederatedClassifier`, which the estimator is, ends
+        in or is put into, with its 500 rounds; clients attack while it trains, and
+        budgets count clients.
     name : str, default="data"
         What the report calls the data.
 
@@ -146,6 +152,7 @@ def audit(
         random_state=random_state,
         checkpoint=checkpoint,
         n_targets=n_targets,
+        client_id=client_id,
     )
     done = _run(plan, n_jobs=n_jobs, verbose=verbose)
     notes = sorted({note for r in done.values() for note in r["notes"]})
@@ -185,6 +192,8 @@ def _describe(plan, entry, done):
     """Return what the report says of an attack."""
     attack = entry.make(plan.context)
     threat = entry.threat_model
+    if plan.owners is not None:
+        threat += " A budget is a number or share of the clients."
     if victim_parameters(attack):
         threat += (
             " Crafted against each bare estimator: the attacker does not know the "
@@ -366,6 +375,7 @@ def _run_job(plan, job):
     entries = plan.attacks if attack is None else [plan.attacks[attack]]
     aims = [plan.aim(entry, fold, trial) for entry in entries]
     notes, rows = set(), []
+    federation = plan.federation(fold, trial)
     if attack is None:
         X, y, n_poisoned = take_rows(plan.X, train), plan.y[train], 0
     for name in plan.victims:
@@ -375,6 +385,8 @@ def _run_job(plan, job):
         else:
             crafted, data = craft(job, name)
             X, y, n_poisoned = data.X, data.y, int(crafted.n_poisoned_)
+            if federation is not None:
+                n_poisoned = federation.n_rows(budget)
             fitted = [crafted]
         for defense in plan.defenses:
             model, seeds = _seeded_victim(plan, name, fold, trial)
@@ -384,7 +396,10 @@ def _run_job(plan, job):
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    model.fit(X, y)
+                    if federation is None:
+                        model.fit(X, y)
+                    else:
+                        federation.fit(model, X, y, fitted[0], budget)
                     score = float(plan.scorers[name](model, X_test, y_test))
                     outcomes = [
                         one.attack_outcomes(_reader(plan, model, aim), X_test, y_test)

@@ -9,6 +9,7 @@ from sklearn.utils import Bunch
 
 from skpoison.compose import PoisonedEstimator
 from skpoison.metrics import attack_success_score
+from skpoison.utils._pyplot import import_pyplot
 from skpoison.utils._validation import check_option
 
 
@@ -175,7 +176,7 @@ class RobustnessCurveDisplay:
             check_option(
                 "std_display_style", std_display_style, ["fill_between", "errorbar"]
             )
-        plt = _import_pyplot()
+        plt = import_pyplot()
         if ax is None:
             _, ax = plt.subplots()
         wanted = {"clean": self.clean_score, "attack": self.attack_success}
@@ -236,7 +237,7 @@ class RobustnessCurveDisplay:
         -------
         display : RobustnessCurveDisplay
         """
-        _import_pyplot()  # before the long part
+        import_pyplot()  # before the long part
         curve = robustness_curve(
             estimator,
             X,
@@ -257,13 +258,3 @@ class RobustnessCurveDisplay:
             score_name=scoring if isinstance(scoring, str) else "clean score",
         )
         return display.plot(ax, **plot_params)
-
-
-def _import_pyplot():
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError(
-            "drawing needs matplotlib: pip install 'skpoison[plot]'"
-        ) from error
-    return plt

@@ -1,0 +1,1 @@
+"""Rules that turn the updates of many clients into one, and what they share."""

@@ -1,0 +1,1 @@
+"""What Byzantine clients send, and the data that they train on."""
