@@ -21,7 +21,9 @@ _BLIND = "Controls some clients and sends what it likes, whatever the others sen
 def _attack(name, context):
     from skpoison import federated
 
-    return getattr(federated, name)()
+    # the mean bears a reversed update of ordinary length
+    params = {"scale": 10} if name == "SignFlipAttack" else {}
+    return getattr(federated, name)(**params)
 
 
 def _rule(names, estimator):
@@ -43,6 +45,13 @@ def _rejecting(method, estimator):
 
 
 for _name, _summary, _threat, _class, _auto in (
+    (
+        "sign-flip",
+        "clients send their own update reversed and ten times as long",
+        _BLIND,
+        "SignFlipAttack",
+        True,
+    ),
     (
         "directed-trim",
         "clients send values just beyond the others', against the model's direction",
@@ -84,13 +93,6 @@ for _name, _summary, _threat, _class, _auto in (
         "clients send the reversed mean of the others",
         _SEES_ALL,
         "IPMAttack",
-        False,
-    ),
-    (
-        "sign-flip",
-        "clients send their own update reversed",
-        _BLIND,
-        "SignFlipAttack",
         False,
     ),
     (

@@ -1,12 +1,14 @@
 """Every attack against every rule, at the same seeds, and how to look at it."""
 
 import itertools
+import math
 import time
 import warnings
 
 import numpy as np
 from joblib import Parallel, delayed
 from sklearn.base import clone
+from sklearn.exceptions import FitFailedWarning
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_consistent_length
 from tqdm import tqdm
@@ -81,7 +83,13 @@ def robustness_sweep(
     Raises
     ------
     ValueError, TypeError
-        Before any training.
+        A bad parameter, before any training; or all runs failed.
+
+    Warns
+    -----
+    FitFailedWarning
+        Some runs failed, such as a rule that does not bear so many Byzantine clients:
+        their error is NaN.
 
     See Also
     --------
@@ -125,17 +133,23 @@ def robustness_sweep(
         model = clone(estimator).set_params(**params, random_state=seed)
         runs.append(({**columns, **more, "seed": seed}, model))
     data = (X, y, X_test, y_test, client_id)
-    store = Store(checkpoint, ([repr(r) for r in runs], every, data))
+    store = Store(checkpoint, (runs, every, data))
     found = [store.get(f"run-{i}") for i in range(len(runs))]
+    failed: dict = {}
     missing = [i for i, curve in enumerate(found) if curve is None]
     bar = tqdm(total=len(runs), initial=len(runs) - len(missing), disable=not verbose)
     with bar:
         parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered")
         jobs = (delayed(_run)(i, runs[i][1], data, every) for i in missing)
-        for i, curve in parallel(jobs):
-            store.put(f"run-{i}", **curve)
+        for i, curve, error in parallel(jobs):
+            if error is None:
+                store.put(f"run-{i}", **curve)
+            else:
+                failed[i] = error
             found[i] = curve
             bar.update()
+    if failed:
+        _tell(failed, [columns for columns, _ in runs])
     rows = [
         {**columns, **dict(zip(curve, point, strict=True))}
         for (columns, _), curve in zip(runs, found, strict=True)
@@ -172,22 +186,37 @@ def _column(values):
 
 def _run(number, model, data, every):
     X, y, X_test, y_test, client_id = data
-    start, done, points = time.perf_counter(), 0, []
+    start, done, points, failure = time.perf_counter(), 0, [], None
     stops = [*range(every, model.n_rounds, every), model.n_rounds]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        for stop in stops:
-            model.partial_fit(X, y, client_id=client_id, n_rounds=stop - done)
-            done = stop
-            error = 1 - model.score(X_test, y_test)
-            points.append((done, error, time.perf_counter() - start))
-    rounds, errors, seconds = zip(*points, strict=True)
-    curve = {
-        "round": np.array(rounds),
-        "error": np.array(errors),
-        "seconds": np.array(seconds),
-    }
-    return number, curve
+        try:
+            for stop in stops:
+                model.partial_fit(X, y, client_id=client_id, n_rounds=stop - done)
+                done = stop
+                error = 1 - model.score(X_test, y_test)
+                points.append((done, error, time.perf_counter() - start))
+        except ValueError as error:  # such as too many Byzantine clients for a rule
+            points, failure = [(model.n_rounds, math.nan, math.nan)], error
+    columns = (np.array(column) for column in zip(*points, strict=True))
+    return (
+        number,
+        dict(zip(("round", "error", "seconds"), columns, strict=True)),
+        failure,
+    )
+
+
+def _tell(failed, settings):
+    """Warn of runs that failed, or raise if all did."""
+    first = min(failed)
+    if len(failed) == len(settings):
+        raise failed[first]
+    warnings.warn(
+        f"{len(failed)} of {len(settings)} runs failed and have NaN for an error; the "
+        f"first, {settings[first]}, with: {failed[first]}",
+        FitFailedWarning,
+        stacklevel=3,
+    )
 
 
 class RobustnessSweepDisplay:

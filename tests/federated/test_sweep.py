@@ -5,8 +5,10 @@ import builtins
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+from sklearn.exceptions import FitFailedWarning
 
 from skpoison.federated import (
+    Bulyan,
     FederatedClassifier,
     Mean,
     Median,
@@ -90,6 +92,18 @@ def test_jobs_and_checkpoint_give_the_same_table(tmp_path, monkeypatch):
     assert first.drop(columns="seconds").equals(again.drop(columns="seconds"))
     with pytest.raises(ValueError, match="checkpoint"):
         sweep(ATTACKS, {"mean": Mean()}, checkpoint=tmp_path)
+
+
+def test_a_rule_that_does_not_apply_is_nan_and_all_of_them_an_error(tmp_path):
+    rules = {"bulyan": Bulyan(), "median": Median()}
+    with pytest.warns(FitFailedWarning, match="1 of 2 runs.*Bulyan needs n >= 4"):
+        table = sweep([None], rules, checkpoint=tmp_path)
+    errors = RobustnessSweepDisplay(table).errors(["aggregator"])
+    assert np.isnan(errors["bulyan",]) and errors["median",] < 0.9
+    with pytest.warns(FitFailedWarning):  # a failure is not kept
+        sweep([None], rules, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="Bulyan needs n >= 4"):
+        sweep([None], [Bulyan()])
 
 
 def test_owners_are_passed_on():
