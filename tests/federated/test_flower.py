@@ -741,11 +741,13 @@ def simulated():
     if find_spec("ray") is None:
         pytest.skip("needs ray")
     environment, at_home = dict(os.environ), set(Path.home().iterdir())
+    # workers that other tests have started stay where they are
+    before = set(descendants(os.getpid()))
     params = {"aggregator": TrimmedMean(), "attack": FangTrimAttack(), "n_rounds": 5}
     ports = []
 
     def look(classifier):
-        ports.extend(listening(os.getpid()))
+        ports.extend(listening(set(descendants(os.getpid())) - before))
 
     flower = federated(**params, engine="flower", callbacks=[look], verbose=0)
     flower.fit(X_DIGITS, NAMES, client_id=OWNER)
@@ -754,7 +756,7 @@ def simulated():
     left += set(Path.home().iterdir()) - at_home
     for folder in (tempfile.gettempdir(), "/tmp"):
         left += Path(folder).glob(f"skpoison-{os.getpid()}-*")
-    left += descendants(os.getpid()) if LINUX else []
+    left += set(descendants(os.getpid())) - before
     return SimpleNamespace(flower=flower, loop=loop, ports=ports, left=left)
 
 
@@ -769,10 +771,10 @@ def descendants(pid):
     return found
 
 
-def listening(pid):
-    """Return the addresses, in hexadecimal, that descendants of a process listen on."""
+def listening(processes):
+    """Return the addresses, in hexadecimal, that processes listen on."""
     sockets = set()
-    for child in descendants(pid):
+    for child in processes:
         for link in Path(f"/proc/{child}/fd").glob("*"):
             with contextlib.suppress(OSError):
                 sockets.add(os.readlink(link))

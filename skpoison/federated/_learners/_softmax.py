@@ -29,7 +29,7 @@ class SoftmaxLearner(Learner):
         self.n_features = n_features
 
     def initial_weights(self, seed):
-        # Glorot's uniform start; [F]'s code has it in this size
+        # Glorot's uniform start, in the size that the code of Fang et al. has
         limit = math.sqrt(2 / (self.n_features + self.n_classes))
         weights = np.zeros(self.n_weights, self.dtype)
         size = self.n_features * self.n_classes
