@@ -271,6 +271,7 @@ def aggregators():
         DnC(random_state=0),
         FoolsGold(),
         NormClipping(),
+        NormClipping(noise_std=1.0, random_state=0),
         SignMajority(),
     ]
 
@@ -292,6 +293,7 @@ def update_attacks():
         DataPoisoningAttack(),
         ClientLabelFlipAttack(),
         SybilAttack(),
+        SybilAttack(IPMAttack()),
     ]
 
 

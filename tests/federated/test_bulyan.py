@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skpoison.federated import Bulyan, Krum
 from skpoison.federated._aggregators._bulyan import select_by_krum
@@ -30,11 +29,6 @@ def naive(updates, f, metric="sqeuclidean", theta=None, gamma=None):
         nearest = sorted(values, key=lambda x: (abs(x - centre), x))[:gamma]
         location.append(sum(nearest) / gamma)
     return sorted(chosen), np.array(location)
-
-
-@parametrize_with_checks([Bulyan()])
-def test_scikit_learn_checks(estimator, check):
-    check(estimator)
 
 
 @pytest.mark.parametrize("metric", ["sqeuclidean", "euclidean"])

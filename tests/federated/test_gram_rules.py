@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skpoison.federated import (
     CAF,
@@ -49,18 +48,6 @@ def plain(rows):
 
 
 # ----------------------------------------------------------------------- definitions
-
-
-@parametrize_with_checks(
-    [Mean(), MultiKrum(), MDA(), CAF(), MoNNA(), GeometricMedian()]
-)
-def test_scikit_learn_checks(estimator, check):
-    check(estimator)
-
-
-@parametrize_with_checks([DnC(random_state=0)])
-def test_scikit_learn_checks_of_a_random_rule(estimator, check):
-    check(estimator)
 
 
 @pytest.mark.parametrize("n_select", [None, 1, 4])

@@ -5,7 +5,6 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skpoison.federated import ARC, NNM, Bucketing, Clipping, Krum, TrimmedMean
 
@@ -20,31 +19,6 @@ STEPS = {
 def updates(n=13, d=60, seed=0):
     rng = np.random.default_rng(seed)
     return (rng.normal(size=(n, d)) * rng.uniform(0.2, 2, (n, 1))).astype(np.float32)
-
-
-MIXES = {"check_methods_subset_invariance": "rows depend on each other"}
-FEWER = dict.fromkeys(
-    [
-        "check_methods_sample_order_invariance",
-        "check_methods_subset_invariance",
-        "check_transformer_data_not_an_array",
-        "check_transformer_general",
-        "check_transformers_unfitted_stateless",
-    ],
-    "returns fewer rows",
-)
-
-
-def expected_failures(estimator):
-    return {NNM: MIXES, Bucketing: FEWER}.get(type(estimator), {})
-
-
-@parametrize_with_checks(
-    [NNM(), Bucketing(random_state=0), Clipping(), ARC()],
-    expected_failed_checks=expected_failures,
-)
-def test_scikit_learn_checks(estimator, check):
-    check(estimator)
 
 
 def test_nnm():

@@ -8,7 +8,6 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skpoison.federated import (
     NNM,
@@ -34,14 +33,6 @@ def clipped_step(v, updates, radius, n_iter):
             step += (u - v) * min(1, radius / max(np.linalg.norm(u - v), 1e-300))
         v = v + step / len(updates)
     return v
-
-
-@parametrize_with_checks(
-    [CenteredClipping(), NormClipping(), NormClipping(noise_std=1.0, random_state=0),
-     FoolsGold()]
-)  # fmt: skip
-def test_scikit_learn_checks(estimator, check):
-    check(estimator)
 
 
 # --------------------------------------------------------------- centered clipping
