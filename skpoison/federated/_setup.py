@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.base import clone
 
-from skpoison.federated._aggregators._base import n_faulty
+from skpoison.federated._aggregators._checks import n_faulty
 from skpoison.federated._aggregators._server_rule import ServerRule
 from skpoison.federated._clients import BatchPlan, Clients, stream
 from skpoison.federated._engines import ENGINES

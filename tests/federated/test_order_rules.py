@@ -230,3 +230,11 @@ def test_one_client_less_must_be_enough_for_the_rule():
         Median().leave_one_out(np.zeros((1, 3)))
     with pytest.raises(ValueError, match="more than its f=1"):
         Median(1).leave_one_out(np.array([[np.nan], [np.inf], [0.0], [1.0]]))
+
+
+def test_a_rule_without_its_method_says_which():
+    class Unfinished(OrderAggregator):
+        pass
+
+    with pytest.raises(TypeError, match="Unfinished must define _of_sorted"):
+        Unfinished()(np.ones((3, 2)))

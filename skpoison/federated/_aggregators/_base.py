@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -41,6 +42,9 @@ class BaseAggregator(Conditioned, BaseEstimator):
     ``fit`` starts clean, as everywhere in scikit-learn. Calling the rule is what a
     server does each round: a rule that remembers earlier rounds goes on from them.
     """
+
+    # what a rule has no parameter for
+    n_byzantine: Any = None
 
     #: Whether `fit` and the call need ``root_update``, from data the server trusts.
     needs_root_update = False
@@ -154,7 +158,7 @@ class BaseAggregator(Conditioned, BaseEstimator):
         self.n_nonfinite_ = n_bad
 
     def _aggregate(self, matrix, f):
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define _aggregate")
 
 
 def without_each(rule, updates, *given):
@@ -193,7 +197,7 @@ class GramAggregator(BaseAggregator):
         -------
         weights : ndarray of shape (n + n_extra,)
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define _weigh")
 
     def _per_client(self, **values):
         """Note fitted attributes with an entry for each row of the geometry."""
@@ -305,7 +309,7 @@ class OrderAggregator(BaseAggregator):
         f : int
             Byzantine rows among the n.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define _of_sorted")
 
     def _aggregate(self, matrix, f):
         matrix, parts = self._sorted(matrix, f, self._of_sorted)
@@ -435,7 +439,7 @@ class PreAggregator(Conditioned, TransformerMixin, BaseEstimator):
 
     def _mapping(self, geometry, f):
         """Return coefficients of shape (n_rows, n)."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define _mapping")
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skpoison.federated._aggregators._base import n_faulty
+from skpoison.federated._aggregators._checks import n_faulty
 from skpoison.utils import draw_seed
 from skpoison.utils._validation import check_number, check_option
 

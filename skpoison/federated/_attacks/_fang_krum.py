@@ -4,7 +4,7 @@ from functools import cached_property
 
 import numpy as np
 
-from skpoison.federated._aggregators._base import n_faulty
+from skpoison.federated._aggregators._checks import n_faulty
 from skpoison.federated._aggregators._geometry import Geometry
 from skpoison.federated._aggregators._krum import Krum, krum_scores
 from skpoison.federated._aggregators._matrix import gram

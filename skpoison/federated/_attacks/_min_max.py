@@ -94,7 +94,7 @@ class _FarthestAttack(BaseUpdateAttack):
         length : float
             Squared length of p.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define _farthest")
 
 
 def _largest_root(excess, shift, length):
