@@ -103,6 +103,27 @@ API_REFERENCE = {
             "TRIMRegressor",
         ],
     },
+    "skpoison.partition": {
+        "title": "Partitioning and matching",
+        "summary": "Labellings of graphs by convex lifting, near the least energy and "
+        "with a certificate: segmentation, stereo, flow, labels of tables.",
+        "names": [
+            "LiftedPartition",
+            "LiftedLabelPropagation",
+            "LiftedLabelRepair",
+            "LiftedStereo",
+            "LiftedFlow",
+            "SuperpixelGraph",
+            "PartitionGraph",
+            "solve_lifted",
+            "LiftedResult",
+            "build_problem",
+            "LiftedProblem",
+            "SegmentationDisplay",
+            "DisparityDisplay",
+            "BoundDisplay",
+        ],
+    },
     "skpoison.federated": {
         "title": "Federated learning",
         "summary": "Training over clients of which some lie: estimator, aggregation "

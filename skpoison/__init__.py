@@ -16,9 +16,11 @@ _SUBPACKAGES = (
     "compose",
     "datasets",
     "defenses",
+    "federated",
     "metrics",
     "model_selection",
     "models",
+    "partition",
     "privacy",
     "utils",
 )

@@ -102,6 +102,14 @@ from skpoison.federated import (
     TrimmedMean,
 )
 from skpoison.models import LinearModel, TorchClassifier, TorchRegressor
+from skpoison.partition import (
+    LiftedFlow,
+    LiftedLabelPropagation,
+    LiftedLabelRepair,
+    LiftedPartition,
+    LiftedStereo,
+    SuperpixelGraph,
+)
 
 #: Surrogate of the attacks that are crafted on networks.
 _NET = TorchClassifier(max_epochs=2, device="cpu")
@@ -121,7 +129,7 @@ def samplers():
         BlendBackdoor(budget=0.1),
         AllToAllBackdoor(),
         BilevelPoisoningAttack(max_iter=3),
-        BilevelPoisoningAttack(max_iter=3, init="adaptive", strategy="greedy"),
+        BilevelPoisoningAttack(max_iter=1, init="adaptive", strategy="greedy"),
         BackGradientAttack(max_iter=2, n_steps=20),
     ]
 
@@ -322,6 +330,18 @@ def federated():
     ]
 
 
+def partitions():
+    """Labellings of graphs; what takes images alone runs the checks without data."""
+    return [
+        LiftedPartition(),
+        LiftedLabelPropagation(),
+        LiftedLabelRepair(),
+        LiftedStereo(2),
+        LiftedFlow(1),
+        SuperpixelGraph(),
+    ]
+
+
 def estimators():
     """Everything that scikit-learn's suite runs on."""
     return [
@@ -332,6 +352,7 @@ def estimators():
         *defended(),
         *certified(),
         *federated(),
+        *partitions(),
         PoisonedEstimator(),
         PoisonedEstimator(LabelFlipAttack(), LogisticRegression()),
         PoisonedEstimator(BackdoorAttack(budget=0.05), random_state=0),
@@ -385,13 +406,18 @@ NOT_ESTIMATORS = {
     "BaseAttack": "a base class",
     "BaseDetector": "a base class",
     "BaseUpdateAttack": "a base class",
+    "BoundDisplay": "a drawing",
     "BlendTrigger": "a trigger: part of an attack",
     "ColumnTrigger": "a trigger: part of an attack",
     "DatasetCorruptError": "an error",
     "DatasetNotFoundError": "an error",
+    "DisparityDisplay": "a drawing",
     "FLTrust": "an aggregator that can't fit without an update of the server's own",
     "GramAggregator": "a base class",
+    "LiftedProblem": "a problem of cvxpy",
+    "LiftedResult": "a result",
     "OrderAggregator": "a base class",
+    "PartitionGraph": "a graph",
     "PreAggregator": "a base class",
     "Rejection": "part of FederatedClassifier: it has keep() and no fit()",
     "RobustStrategy": "a strategy of Flower",
@@ -416,6 +442,7 @@ NOT_ESTIMATORS = {
     "RandomStreams": "a source of seeds",
     "RobustnessCurveDisplay": "a drawing",
     "SamplerMixin": "a base class",
+    "SegmentationDisplay": "a drawing",
     "ShiftFlip": "an augmentation: part of a classifier",
     "SinusoidTrigger": "a trigger: part of an attack",
     "TargetedReport": "a result",

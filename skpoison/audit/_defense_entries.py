@@ -13,6 +13,7 @@ from skpoison.audit._registry import (
     NUMERIC,
     PIXELS,
     REGRESSION,
+    TABLES,
     DefenseEntry,
     filter_with,
     final_step,
@@ -68,6 +69,13 @@ def _filtered_by_model(name, estimator, any_model=False):
     return filter_with(getattr(defenses, name)(own), estimator)
 
 
+def _label_repair(estimator):
+    """Train on labels repaired by their neighbours among standardised rows."""
+    from skpoison.partition import LiftedLabelRepair
+
+    return filter_with(LiftedLabelRepair(encoder="table"), estimator)
+
+
 def _label_flip_smoothing(estimator):
     from skpoison.defenses import LabelFlipSmoothingClassifier
 
@@ -85,6 +93,13 @@ for _defense in (
         "label-filter",
         "rows whose labels out-of-fold models contradict are dropped",
         partial(_filtered_by, "LabelIssueDetector"),
+    ),
+    DefenseEntry(
+        "label-repair",
+        "labels that neighbouring rows contradict are replaced by theirs",
+        _label_repair,
+        data=TABLES,
+        auto=False,
     ),
     DefenseEntry(
         "poison-detector",

@@ -282,15 +282,18 @@ class PoisonedEstimator(_TrainingSetEstimator):
 
 
 class FilteredEstimator(_TrainingSetEstimator):
-    """Remove suspicious training rows, then train an estimator on the rest.
+    """Remove or repair suspicious training rows, then train an estimator.
 
     Parameters
     ----------
-    detector : detector, default=None
+    detector : detector or sampler, default=None
         ``fit_predict(X, y)`` gives -1 for suspects: a detector of
         :mod:`skpoison.defenses` or one of scikit-learn's own, such as
         ``IsolationForest``; cloned. None is
-        :class:`~skpoison.defenses.LabelIssueDetector`.
+        :class:`~skpoison.defenses.LabelIssueDetector`. Of a sampler, such as
+        :class:`~skpoison.partition.LiftedLabelRepair`, ``fit_resample(X, y)`` gives
+        the training set, whose labels may differ, and ``sample_indices_`` the rows
+        that it came from.
     estimator : estimator, default=None
         Cloned. None is ``LogisticRegression()``.
     random_state : None, int, RandomState or Generator, default=None
@@ -351,15 +354,17 @@ class FilteredEstimator(_TrainingSetEstimator):
             from skpoison.defenses import LabelIssueDetector
 
             detector = LabelIssueDetector()
-        elif not hasattr(self.detector, "fit_predict"):
+        elif not (hasattr(self.detector, "fit_predict") or _is_sampler(self.detector)):
             raise TypeError(
-                "detector must have fit_predict, with -1 for suspects, got "
-                f"{self.detector!r}"
+                "detector must have fit_predict, with -1 for suspects, or be a "
+                f"sampler, got {self.detector!r}"
             )
         else:
             detector = clone(self.detector)
         if streams is not None:
             set_random_states(detector, streams)
+        if _is_sampler(detector):
+            return self._resample(detector, X, y)
         is_clean = np.asarray(detector.fit_predict(X, y)) != -1
         if is_classifier(self._inner()):
             labels = np.asarray(y).ravel()
@@ -367,6 +372,14 @@ class FilteredEstimator(_TrainingSetEstimator):
         self.detector_, self.is_clean_ = detector, is_clean
         kept = np.flatnonzero(is_clean)
         return take_rows(X, kept), take_rows(y, kept), kept
+
+    def _resample(self, sampler, X, y):
+        """Return what a sampler, which may relabel, makes of the training set."""
+        X_new, y_new = sampler.fit_resample(X, y)
+        sources = np.asarray(sampler.sample_indices_)
+        self.detector_ = sampler
+        self.is_clean_ = np.isin(np.arange(_num_samples(X)), sources)
+        return X_new, y_new, sources
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -376,6 +389,11 @@ class FilteredEstimator(_TrainingSetEstimator):
             tags.input_tags.allow_nan &= detector.input_tags.allow_nan
             tags.target_tags.required |= detector.target_tags.required
         return tags
+
+
+def _is_sampler(detector):
+    # the mark that imbalanced-learn's samplers carry too
+    return getattr(detector, "_estimator_type", None) == "sampler"
 
 
 def _suspicion(detector, X):

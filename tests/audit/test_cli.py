@@ -173,9 +173,10 @@ def test_audit_of_a_table_with_numbers_to_predict(prices, tmp_path):
     for word in ("ridge", "boosting", "flipped-rows", "statp-rows", "regression-rows"):
         assert word in found.stdout
     assert "R² lost" in page.read_text(encoding="utf-8")
-    quiet = _run(*common, "--quiet", "--task", "regression", "--jobs", "2")
-    assert quiet.stdout == found.stdout.replace(f"report: {page}\n", "")
-    assert quiet.stderr == ""
+    cheap = [*common, "--attacks", "flipped-rows", "--defenses", "trim"]
+    loud = _run(*cheap)
+    quiet = _run(*cheap, "--quiet", "--task", "regression", "--jobs", "2")
+    assert quiet.stdout == loud.stdout and quiet.stderr == ""
     found = _run(*common, "--task", "classification")
     assert found.exit_code == 2 and "fewer than cv=2 folds" in found.stderr
 

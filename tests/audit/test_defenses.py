@@ -3,15 +3,19 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
+from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from skpoison.attacks import LabelFlipAttack
 from skpoison.audit import audit
 from skpoison.audit._registry import DEFENSES, AuditContext
 from skpoison.models import TorchClassifier
+from skpoison.utils import make_table_encoder
 
 FAST = {"budgets": (0, 0.1), "cv": 2, "random_state": 0, "verbose": 0}
 DIGITS, LABELS = load_digits(n_class=3, return_X_y=True)
@@ -82,3 +86,17 @@ def test_repair_takes_the_place_of_the_network_in_a_pipeline():
     assert type(repaired[-1]).__name__ == "FinePruning"
     assert type(repaired[-1].estimator) is TorchClassifier
     assert type(pipeline[-1]) is TorchClassifier
+
+
+def test_label_repair_reads_tables_and_trains_on_other_labels():
+    X = pd.DataFrame(CANCER[:200, :4], columns=["a", "b", "c", "d"])
+    X["a"] = np.where(X["a"] > 14, "large", "small")  # text, and columns of any unit
+    X.loc[3, "b"] = np.nan
+    noisy = LabelFlipAttack(budget=0.2, random_state=0).poison(X, ILL[:200]).y
+    wrap = DEFENSES.entries["label-repair"].wrap
+    victim = make_pipeline(make_table_encoder(X), LogisticRegression())
+    model = wrap(victim).fit(X, noisy)
+    repaired = model.detector_.repaired_labels_
+    assert (repaired == ILL[:200]).mean() > (noisy == ILL[:200]).mean() + 0.05
+    expected = clone(victim).fit(X, repaired)
+    np.testing.assert_array_equal(model.predict(X), expected.predict(X))

@@ -507,7 +507,8 @@ def test_auto_on_a_table_and_a_victim_without_gradient():
     frame = pd.DataFrame(X).add_prefix("f")
     frame["kind"] = np.where(X[:, 0] > 0, "old", "young")
     frame.loc[::9, "f2"] = np.nan
-    found = audit(default_estimators(frame, "regression"), frame, Y, **FAST)
+    models = default_estimators(frame, "regression")
+    found = audit(models, frame, Y, defenses=[], **FAST)
     assert list(found.meta["attacks"]) == [
         "flipped-rows",
         "statp-rows",

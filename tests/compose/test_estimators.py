@@ -21,6 +21,7 @@ from skpoison.attacks import BackdoorAttack, CleanLabelBackdoorAttack, LabelFlip
 from skpoison.base import SamplerMixin
 from skpoison.compose import FilteredEstimator, PoisonedEstimator
 from skpoison.metrics import attack_success_score
+from skpoison.partition import LiftedLabelRepair
 
 X_DIGITS, Y_DIGITS = load_digits(return_X_y=True)
 X_DIGITS, Y_DIGITS = X_DIGITS[:600] / 16, Y_DIGITS[:600]
@@ -341,6 +342,54 @@ def test_no_class_vanishes():
     kept = np.flatnonzero(model.is_clean_ & (Y_WINE == 0))
     # the least suspicious ones, by the detector's own scores
     np.testing.assert_array_equal(kept, np.flatnonzero(Y_WINE == 0)[-5:])
+
+
+class SwapsAndDrops(BaseEstimator):
+    """Swaps two labels and drops the first row, whatever the data."""
+
+    _estimator_type = "sampler"
+
+    def fit_resample(self, X, y):
+        self.sample_indices_ = np.arange(1, len(y))
+        return X[1:], np.array([0, 2, 1])[y[1:]]
+
+
+def test_samplers_may_relabel_and_drop():
+    weights = np.linspace(0, 1, len(Y_WINE))
+    model = FilteredEstimator(
+        SwapsAndDrops(), RandomForestClassifier(5, random_state=0)
+    )
+    model.fit(X_WINE, Y_WINE, sample_weight=weights)
+    expected = RandomForestClassifier(5, random_state=0).fit(
+        X_WINE[1:], np.array([0, 2, 1])[Y_WINE[1:]], sample_weight=weights[1:]
+    )
+    np.testing.assert_array_equal(
+        model.predict_proba(X_WINE), expected.predict_proba(X_WINE)
+    )
+    assert model.is_clean_.tolist() == [False] + [True] * (len(Y_WINE) - 1)
+    assert type(model.detector_) is SwapsAndDrops
+
+
+def test_labels_are_repaired_before_training():
+    attack = LabelFlipAttack(budget=0.3, random_state=0)
+    victim = KNeighborsClassifier(1)
+    scores = {}
+    for mode in ("repair", "drop"):
+        filtered = FilteredEstimator(LiftedLabelRepair(mode=mode), victim)
+        model = PoisonedEstimator(attack, filtered).fit(X_DIGITS[:400], Y_DIGITS[:400])
+        scores[mode] = model.score(X_DIGITS[400:], Y_DIGITS[400:])
+        assert model.estimator_.is_clean_.all() == (mode == "repair")
+    bare = PoisonedEstimator(attack, victim).fit(X_DIGITS[:400], Y_DIGITS[:400])
+    assert bare.score(X_DIGITS[400:], Y_DIGITS[400:]) < 0.75
+    assert min(scores.values()) > 0.85
+
+
+def test_labels_of_minus_one_and_one_are_no_verdicts():
+    y = np.where(Y_WINE == 0, -1, 1)
+    repair = LiftedLabelRepair(encoder="table")
+    model = FilteredEstimator(repair, SVC()).fit(X_WINE, y)
+    expected = SVC().fit(X_WINE, repair.fit_predict(X_WINE, y))
+    np.testing.assert_array_equal(model.predict(X_WINE), expected.predict(X_WINE))
 
 
 def test_pipeline_around_and_inside():
