@@ -14,7 +14,7 @@ from skpoison.partition._matching_costs import matching_cost
 
 #: Largest share of the grid's time; costs, which both need, are given.
 _TIME = 1 / 8
-#: Least ratio of the memory that the grid takes to solve to that of cells.
+#: Least ratio of the memory that a fit on the grid takes to that of one on cells.
 _MEMORY = 10.0
 
 
@@ -22,74 +22,76 @@ def measure(bench):
     """Time fits on 3,000 cells and on the grid, and print memory and accuracy."""
     warnings.simplefilter("ignore", ConvergenceWarning)
     bench.title("Stereo to a gap of 1e-4: partition, sums and solve, costs given")
-    for name, X, truth, n_disparities in _pairs(bench):
-        left, right = X / 255.0
-        volume = matching_cost(left, right, n_disparities, "census")
-        models = {
-            kind: LiftedStereo(
-                n_disparities,
-                cost=lambda *_, volume=volume: volume,
-                discretization=kind,
-            )
-            for kind in ("superpixel", "grid")
-        }
-        cells, grid = models.values()
-        bench.compare(
-            f"{name}, {len(left)}x{len(left[0])}x{n_disparities}",
-            lambda cells=cells, X=X: cells.fit(X),
-            {"the pixel grid": lambda grid=grid, X=X: grid.fit(X)},
-            repeats=3,
-            bars={"the pixel grid": _TIME},
-        )
-        bad = [-model.score(X, truth) for model in (cells, grid)]
-        memory = [_solve_memory(model, X, volume) for model in (cells, grid)]
-        print(
-            f"bad pixels {bad[0]:.2f} % and {bad[1]:.2f} %, memory to solve "
-            f"{memory[0]:.1f} MB and {memory[1]:.0f} MB, {memory[1] / memory[0]:.0f} "
-            f"times (at least {_MEMORY:g} wanted)",
-            flush=True,
-        )
-        if memory[1] < _MEMORY * memory[0] and not bench.quick:
-            raise RuntimeError("cells take more than their share of memory to solve")
+    for name, X, truth, n_disparities, settings in _pairs(bench):
+        for cost, regularization in settings:
+            _against_grid(bench, name, X, truth, n_disparities, cost, regularization)
         cv2 = bench.optional("cv2")
         if cv2 is not None:
             _against_sgbm(bench, cv2, name, X, truth, n_disparities)
 
 
 def _pairs(bench):
-    """Yield (name, images, true disparities, their number) of what is at hand."""
+    """Yield (name, images, true disparities, their number, settings) of the pairs.
+
+    Settings are costs and their regularizations.
+    """
     shared = os.environ.get("SKPOISON_SHARED_DATA")
     if shared and not bench.quick:
         sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-        from stereo_table import Pair
+        from stereo_table import HEADLINE, Pair
 
-        for name in ("tsukuba", "venus"):
+        for name, settings in HEADLINE.items():
             pair = Pair(Path(shared) / "stereo", name)
-            visible = pair.masks[0]
-            yield name, pair.X, np.where(visible, pair.truth, 0), pair.n_disparities
+            truth = np.where(pair.masks[0], pair.truth, 0)  # of visible pixels
+            yield name, pair.X, truth, pair.n_disparities, settings
         return
     data = bench.optional("skimage.data")
     if data is not None:
         left, right, truth = data.stereo_motorcycle()
         step = bench.size(2, 8)
         X = np.stack([left, right])[:, ::step, ::step]
-        yield "motorcycle", X, truth[::step, ::step] / step, 64 // step
+        truth = truth[::step, ::step] / step
+        yield "motorcycle", X, truth, 64 // step, (("census", 0.4),)
 
 
-def _solve_memory(model, X, volume):
-    """Return the megabytes held at most from when the graph is there."""
-    before = []
+def _against_grid(bench, name, X, truth, n_disparities, cost, regularization):
+    left, right = X / 255.0
+    volume = matching_cost(left, right, n_disparities, cost)
+    cells, grid = (
+        LiftedStereo(
+            n_disparities,
+            regularization,
+            cost=lambda *_: volume,
+            discretization=discretization,
+        )
+        for discretization in ("superpixel", "grid")
+    )
+    bench.compare(
+        f"{name}, {cost} {regularization}, {len(left)}x{len(left[0])}x{n_disparities}",
+        lambda: cells.fit(X),
+        {"the pixel grid": lambda: grid.fit(X)},
+        repeats=3,
+        bars={"the pixel grid": _TIME},
+    )
+    bad = [-model.score(X, truth) for model in (cells, grid)]
+    memory = [_peak_memory(model, X) for model in (cells, grid)]
+    print(
+        f"bad pixels {bad[0]:.2f} % and {bad[1]:.2f} %, memory {memory[0]:.1f} MB and "
+        f"{memory[1]:.0f} MB, {memory[1] / memory[0]:.1f} times (at least {_MEMORY:g} "
+        "wanted)",
+        flush=True,
+    )
+    if memory[1] < _MEMORY * memory[0] and not bench.quick:
+        raise RuntimeError("cells take more than their share of memory")
 
-    def cost(*_):
-        before.append(tracemalloc.get_traced_memory()[0])
-        tracemalloc.reset_peak()
-        return volume
 
+def _peak_memory(model, X):
+    """Return the most megabytes that a fit holds besides images and costs."""
     tracemalloc.start()
-    LiftedStereo(**{**model.get_params(deep=False), "cost": cost}).fit(X)
+    model.fit(X)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    return (peak - before[0]) / 1e6
+    return peak / 1e6
 
 
 def _against_sgbm(bench, cv2, name, X, truth, n_disparities):

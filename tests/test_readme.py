@@ -10,16 +10,30 @@ import pytest
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
-def test_sweep_prints_what_is_shown():
-    pytest.importorskip("pandas")
-    code = next(
-        b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "cv=3" in b
-    )
-    shown = re.search(r"```text\n(.*?)```", README, re.S).group(1)
+def _run(mark):
+    """Return the lines that the first block with `mark` prints, and those shown."""
+    block = r"```python\n([^`]*)```\s+```text\n([^`]*)```"
+    blocks = re.findall(block, README)
+    code, shown = next(block for block in blocks if mark in block[0])
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         exec(compile(code, "README.md", "exec"), {})
-    lines = [out.getvalue().rstrip().splitlines(), shown.rstrip().splitlines()]
+    return [text.rstrip().splitlines() for text in (out.getvalue(), shown)]
+
+
+def test_repair_prints_what_is_shown():
+    (found, certificate), (shown, _) = _run("LiftedLabelRepair")
+    assert float(found[:5]) == float(shown[:5]) == 0.7
+    after = r"right, ([.\d]+) after"
+    found, shown = (float(re.search(after, s)[1]) for s in (found, shown))
+    assert found == pytest.approx(shown, abs=0.003)
+    energy, bound = map(float, re.findall(r"[\d.]+\d", certificate))
+    assert bound <= energy <= 1.001 * bound
+
+
+def test_sweep_prints_what_is_shown():
+    pytest.importorskip("pandas")
+    lines = _run("cv=3, refit")
     assert len(lines[0]) == len(lines[1]) == 9
     for found, expected in zip(*lines, strict=True):
         found, expected = found.split(), expected.split()

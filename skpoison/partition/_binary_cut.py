@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.sparse import csr_array
 
-from skpoison.partition._graph import offset_slices
+from skpoison.partition._pixels import offset_slices
 
 _MAX_ITER, _CHECK = 50, 25
 _RELAXATION = 1.8  # under 2; halves the number of iterations

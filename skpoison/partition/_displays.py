@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from skpoison.partition._graph import check_image
+from skpoison.partition._pixels import check_image
 from skpoison.utils._pyplot import import_pyplot
 from skpoison.utils._validation import check_number, check_option
 
@@ -295,7 +295,7 @@ class BoundDisplay:
         return cls(list(result.history) or [end]).plot(ax=ax, **kwargs)
 
     def relative_gaps(self):
-        """Return the gaps over the larger of |energy| and |lower bound|.
+        """Return the gaps over the larger of energy and lower bound, by size.
 
         Returns
         -------

@@ -46,6 +46,10 @@ class Potts:
         """Return the labels of an assignment; the lowest on ties."""
         return Z.argmax(axis=1)
 
+    def one_hot(self, labels):
+        """Return the assignment of a labelling."""
+        return np.eye(self.n_labels)[labels]
+
 
 class Truncated(Potts):
     """V(a, b) = min(|a - b|, truncation), on label numbers."""
@@ -98,7 +102,21 @@ class TotalVariation(Potts):
         return (self.lift(Z) > 0.5).sum(axis=1)
 
 
-class SeparableTotalVariation(Potts):
+class Product(Potts):
+    """A term that sees a product of the assignment and a matrix A."""
+
+    A: np.ndarray
+
+    def lift(self, Z):
+        """Return Z A."""
+        return Z @ self.A
+
+    def lift_dual(self, G):
+        """Return G A^T."""
+        return G @ self.A.T
+
+
+class SeparableTotalVariation(Product):
     """V = |dy - dy'| + |dx - dx'| for labels on a grid of displacements."""
 
     name = "separable_tv"
@@ -120,16 +138,8 @@ class SeparableTotalVariation(Potts):
         rows, columns = self.rows, self.columns
         return (abs(rows[a] - rows[b]) + abs(columns[a] - columns[b])).astype(float)
 
-    def lift(self, Z):
-        """Return the cumulative marginals of both axes."""
-        return Z @ self.A
 
-    def lift_dual(self, G):
-        """Return G A^T."""
-        return G @ self.A.T
-
-
-class Sublabel(Potts):
+class Sublabel(Product):
     """V = |x - y| for real values x, y; unaries are their hulls between coarse values.
 
     A[k, r] = clip((t_k - g_r) / (g_{r+1} - g_r), 0, 1) for samples t, coarse values g.
@@ -151,12 +161,17 @@ class Sublabel(Potts):
         """Return V(a, b), elementwise, of real values."""
         return abs(a - b)
 
-    lift = SeparableTotalVariation.lift
-    lift_dual = SeparableTotalVariation.lift_dual
-
     def decide(self, Z):
         """Return the real value of each node."""
         return self.coarse[0] + self.lift(Z) @ self.costs
+
+    def one_hot(self, labels):
+        """Return the assignment of real values, to the samples next to each."""
+        k = np.clip(np.searchsorted(self.values, labels) - 1, 0, self.n_labels - 2)
+        low, high = self.values[k], self.values[k + 1]
+        share = ((labels - low) / (high - low))[:, None]
+        rows = np.eye(self.n_labels)
+        return (1.0 - share) * rows[k] + share * rows[k + 1]
 
 
 def make_pairwise(
@@ -283,7 +298,42 @@ class LiftedEnergy:
         if self.graph.isotropic:
             return isotropic_interface(labels, self)
         i, j = self.graph.edges.T
-        return self.strength @ self.pairwise.distance(labels[i], labels[j])
+        # not a product by BLAS, whose threads cost more than they save here
+        return (self.strength * self.pairwise.distance(labels[i], labels[j])).sum()
+
+    def relaxed_value(self, Z):
+        """Return what the relaxation gives an assignment.
+
+        Parameters
+        ----------
+        Z : ndarray of shape (n_nodes, n_labels)
+            Rows in the unit simplex.
+
+        Returns
+        -------
+        value : float
+            Infinity for "truncated" and "ccp", where it takes a problem of its own.
+        """
+        graph, term = self.graph, self.pairwise
+        if term.name == "truncated" or (
+            graph.isotropic and term.name == "potts" and self.relaxation == "ccp"
+        ):
+            return np.inf
+        # rows of float32 sum to 1 but for rounding, which a large cost would show
+        low = self.unary.min(axis=1)
+        total = low.sum()
+        for cost, share in zip(self.unary.T, Z.T, strict=True):
+            total += ((cost - low) * share).sum()
+        lifted, (i, j) = term.lift(Z).T, graph.edges.T
+        if not graph.isotropic:
+            for cost, row in zip(term.costs, lifted, strict=True):
+                total += cost * (self.strength * abs(row[i] - row[j])).sum()
+            return float(total)
+        jumps = (lifted[:, i] - lifted[:, j]).T * self.strength[:, None]
+        squares = (_directions(graph, jumps) ** 2).sum(axis=0)
+        if term.name == "potts" and self.relaxation == "lellmann":
+            return float(total + np.sqrt(0.5 * squares.sum(axis=2)).sum())
+        return float(total + (np.sqrt(squares) @ term.costs).sum())
 
     def lower_bound(self, duals):
         """Return a lower bound of every labelling's energy, by weak duality.

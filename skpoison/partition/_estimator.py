@@ -4,9 +4,8 @@ import time
 
 from sklearn.base import BaseEstimator
 
-from skpoison.partition._solve import solve_lifted
+from skpoison.partition._solve import _check_parameters, solve_lifted
 from skpoison.utils import RandomStreams
-from skpoison.utils._validation import check_number
 
 
 class BaseLifted(BaseEstimator):
@@ -18,9 +17,10 @@ class BaseLifted(BaseEstimator):
     """
 
     def _check_solver(self):
-        """Check numbers that the solver would only see after the costs are built."""
-        check_number("tol", self.tol, low=0.0, strict=True)
-        check_number("max_iter", self.max_iter, low=1, integer=True)
+        """Check what the solver would only see after graph and costs are built."""
+        names = "solver tol max_iter backend device dtype solver_options".split()
+        _check_parameters(**{name: getattr(self, name) for name in names})
+        RandomStreams(self.random_state)
 
     def _solve(self, unary, graph, regularization, *, warm_start=None, **term):
         """Solve with the estimator's parameters; `term` are those of the interfaces."""
@@ -57,12 +57,14 @@ class BaseLifted(BaseEstimator):
 
     def _solve_compiled(self, unary, graph, regularizations, **term):
         from skpoison.partition._cvxpy import build_problem
-        from skpoison.partition._cvxpy._solvers import _limits, choose_solver
+        from skpoison.partition._cvxpy._solvers import choose_solver, limits
 
         name = self.solver.partition(":")[2] or None
         name = choose_solver(name, cones=graph.isotropic)
-        limits = _limits(name, self.tol, self.max_iter)
-        options = {**limits, **(self.solver_options or {})}
+        options = {
+            **limits(name, self.tol, self.max_iter),
+            **(self.solver_options or {}),
+        }
         problem = build_problem(unary, graph, **term)
         for value in regularizations:
             problem.lam_param.value = value

@@ -29,8 +29,8 @@ class LiftedFlow(BaseMatching):
         ``|f_y - g_y| + |f_x - g_x|``.
     discretization : {"superpixel", "grid"} or SuperpixelGraph, default="superpixel"
         "superpixel": ``SuperpixelGraph(n_segments=3000, compactness=10.0)``. "grid":
-        pixels. An instance is cloned, and takes `connectivity` and `contrast` from
-        here, so that all discretizations minimise the same energy of pixels.
+        pixels. An instance is cloned. Its `contrast` counts unless it is None, and
+        its `connectivity` unless it is 4; else those of this estimator do.
     contrast : tuple (sigma, low) or None, default=None
         Makes interfaces cheap along edges of the first image, see
         :meth:`PartitionGraph.from_grid`.
@@ -56,6 +56,7 @@ class LiftedFlow(BaseMatching):
     random_state : int, RandomState instance or None, default=None
         Seeds the solver's rounding.
     verbose : int, default=0
+        1 shows progress on stderr.
 
     Attributes
     ----------

@@ -1,24 +1,18 @@
 """The graph that a partition lives on: pixels, cells of pixels, neighbours, edges."""
 
-import numbers
-import warnings
-
 import numpy as np
 from scipy.sparse import coo_array, csr_array, issparse
 from sklearn.utils import check_array
 
 from skpoison.partition._cells import cell_sums, close_up, join_pairs
-from skpoison.partition._neighbors import neighbor_distances, neighbor_weights
+from skpoison.partition._neighbors import (
+    check_bandwidth,
+    neighbor_distances,
+    neighbor_weights,
+)
+from skpoison.partition._pixels import OFFSETS, PixelEdges
+from skpoison.partition._result import warn_user
 from skpoison.utils._validation import check_number
-
-# of pixel (y, x): right, down, down-right, down-left; edges are stored in this order
-_OFFSETS: dict[int | str, tuple] = {
-    4: ((0, 1), (1, 0)),
-    8: ((0, 1), (1, 0), (1, 1), (1, -1)),
-}
-_OFFSETS["isotropic"] = _OFFSETS[4]
-# Cauchy-Crofton: what makes the weight of a cut approach the length of the interface
-_CROFTON = {1: np.pi / 8, 2: np.pi / (8 * np.sqrt(2))}
 
 
 class PartitionGraph:
@@ -93,7 +87,7 @@ class PartitionGraph:
     @property
     def offsets(self):
         """Steps (dy, dx) of a pixel grid's blocks of edges; None on other graphs."""
-        return None if self.shape is None else _OFFSETS[self.connectivity]
+        return None if self.shape is None else OFFSETS[self.connectivity]
 
     @classmethod
     def from_edges(cls, edges, weights=None, n_nodes=None, *, node_areas=None):
@@ -169,10 +163,8 @@ class PartitionGraph:
         _check_weights(matrix.data, matrix.nnz)
         difference = abs(matrix - matrix.T)
         if difference.nnz and difference.max() > 1e-12:
-            warnings.warn(
-                "connectivity is not symmetric: the larger weight of each pair counts",
-                UserWarning,
-                stacklevel=2,
+            warn_user(
+                "connectivity is not symmetric: the larger weight of each pair counts"
             )
             matrix = matrix.maximum(matrix.T)
         upper = coo_array(matrix)
@@ -201,33 +193,59 @@ class PartitionGraph:
         -------
         graph : PartitionGraph
         """
-        height, width = _check_shape(shape)
-        if isinstance(connectivity, bool) or connectivity not in tuple(_OFFSETS):
-            raise ValueError(
-                f"connectivity must be one of 4, 8, 'isotropic', got {connectivity!r}"
-            )
-        node = np.arange(height * width).reshape(height, width)
-        steps = [offset_slices(offset) for offset in _OFFSETS[connectivity]]
-        n_edges = sum(node[here].size for here, _ in steps)
-        edges, weights = np.empty((n_edges, 2), dtype=np.int64), np.ones(n_edges)
+        pixels = PixelEdges(shape, connectivity, image, contrast)
+        node = np.arange(np.prod(pixels.shape)).reshape(pixels.shape)
+        n_edges = sum(node[here].size for here, _, _ in pixels.steps())
+        edges, weights = np.empty((n_edges, 2), dtype=np.int64), np.empty(n_edges)
         start = 0
-        for (dy, dx), (here, there) in zip(_OFFSETS[connectivity], steps, strict=True):
+        for here, there, length in pixels.steps():
             stop = start + node[here].size
             edges[start:stop, 0] = node[here].ravel()
             edges[start:stop, 1] = node[there].ravel()
-            if connectivity == 8:
-                weights[start:stop] = _CROFTON[abs(dy) + abs(dx)]
+            weights[start:stop] = np.ravel(length * pixels.factors(here, there))
             start = stop
-        graph = cls(
+        return cls(
             edges,
             weights,
             node.size,
-            shape=(height, width),
+            shape=pixels.shape,
             connectivity=connectivity,
         )
-        if contrast is not None:
-            graph.weights *= contrast_factors(graph, image, contrast)
-        return graph
+
+    @classmethod
+    def from_cells(cls, labels, connectivity=4, *, image=None, contrast=None):
+        """Make the graph of cells of pixels: the grid's contraction, in less memory.
+
+        Parameters
+        ----------
+        labels : array-like of int, shape (height, width)
+            The cell of each pixel. Any integers; missing numbers are closed up.
+        connectivity : {4, 8}, default=4
+            Of the pixels.
+        image : ndarray of shape (height, width, n_channels), default=None
+        contrast : tuple (sigma, low), default=None
+            As in :meth:`from_grid`.
+
+        Returns
+        -------
+        graph : PartitionGraph
+            As ``from_grid(...).contract(labels)`` makes it.
+        """
+        labels = np.asarray(labels)
+        pixels = PixelEdges(labels.shape, connectivity, image, contrast)
+        _check_cells(labels, labels.size, pixels.shape, connectivity)
+        flat, n_cells = close_up(labels.ravel())
+        cells = flat.reshape(labels.shape)
+        pairs, weights = [], []
+        for here, there, length in pixels.steps():
+            apart = cells[here] != cells[there]  # few: no others are ever held
+            pairs.append((cells[here][apart], cells[there][apart]))
+            factors = pixels.factors(here, there, apart)
+            weights.append(np.broadcast_to(length * factors, len(pairs[-1][0])))
+        i, j = np.concatenate(pairs, axis=1)
+        edges, weights = join_pairs(i, j, np.concatenate(weights), n_cells)
+        areas = np.bincount(flat).astype(np.float64)
+        return cls(edges, weights, n_cells, node_areas=areas, labels=cells)
 
     @classmethod
     def from_neighbors(cls, X, n_neighbors=10, *, bandwidth="median"):
@@ -238,17 +256,19 @@ class PartitionGraph:
         X : array-like of shape (n_samples, n_features)
         n_neighbors : int, default=10
             At most n_samples - 1 count.
-        bandwidth : "median" or float, default="median"
-            The s of weights ``exp(-d ** 2 / (2 * s ** 2))``; the median of the
-            distances by default.
+        bandwidth : {"median", "local"} or float, default="median"
+            The s of weights ``exp(-d ** 2 / (2 * s ** 2))``. "median": that of the
+            distances. "local": of each pair the geometric mean of the two rows' own
+            median distances to their neighbours.
 
         Returns
         -------
         graph : PartitionGraph
         """
         X = check_array(X, accept_sparse="csr", input_name="X")
-        distances = neighbor_distances(X, n_neighbors)
-        weights = neighbor_weights(distances.data, bandwidth)
+        check_bandwidth(bandwidth, ("median", "local"))
+        distances, scales = neighbor_distances(X, n_neighbors)
+        weights = neighbor_weights(distances, scales, bandwidth)
         return cls.from_edges(
             np.stack([distances.row, distances.col], axis=1),
             weights,
@@ -272,19 +292,7 @@ class PartitionGraph:
             With `labels` set to the cells, in the shape they were given.
         """
         cells = np.asarray(cells)
-        if (
-            cells.shape not in ((self.n_nodes,), self.shape)
-            or cells.dtype.kind not in "iu"
-        ):
-            raise ValueError(
-                f"cells must be {self.n_nodes} integers, one a node, got shape "
-                f"{cells.shape} of dtype {cells.dtype}"
-            )
-        if self.isotropic:
-            raise ValueError(
-                "an isotropic grid has no contraction: its edges are coupled; use "
-                "connectivity=8"
-            )
+        _check_cells(cells, self.n_nodes, self.shape, self.connectivity)
         flat, n_cells = close_up(cells.ravel())
         i, j = flat[self.edges.T]
         edges, weights = join_pairs(i, j, self.weights, n_cells)
@@ -346,85 +354,6 @@ class PartitionGraph:
         )
 
 
-def offset_slices(offset):
-    """Return the slices of an image that hold the two ends of the edges of a step."""
-    dy, dx = offset
-    rows = (slice(None, -dy or None), slice(dy, None))
-    if dx >= 0:
-        columns = (slice(None, -dx or None), slice(dx, None))
-    else:
-        columns = (slice(-dx, None), slice(None, dx))
-    return (rows[0], columns[0]), (rows[1], columns[1])
-
-
-def check_image(image, name="image"):
-    """Return an image as finite float64 of shape (height, width, n_channels).
-
-    Parameters
-    ----------
-    image : array-like of shape (height, width) or (height, width, n_channels)
-        uint8 is divided by 255; other numbers and bool are taken as they are.
-    name : str, default="image"
-        The parameter, for the messages.
-
-    Returns
-    -------
-    image : ndarray of shape (height, width, n_channels)
-
-    Raises
-    ------
-    ValueError
-        Another number of dimensions, an empty image, NaN or infinite values.
-    """
-    image = np.asarray(image)
-    if image.ndim not in (2, 3) or image.size == 0:
-        raise ValueError(
-            f"{name} must have shape (height, width) or (height, width, n_channels), "
-            f"got {image.shape}"
-        )
-    unit = 255.0 if image.dtype == np.uint8 else 1.0
-    image = check_array(image, dtype=np.float64, allow_nd=True, input_name=name)
-    image = image.reshape(*image.shape[:2], -1)
-    return image if unit == 1.0 else image / unit
-
-
-def check_contrast(contrast):
-    """Return (sigma, low) of contrast weights, or raise."""
-    try:
-        sigma, low = contrast
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"contrast must be None or a pair (sigma, low), got {contrast!r}"
-        ) from None
-    check_number("contrast[0]", sigma, low=0.0, strict=True)
-    check_number("contrast[1]", low, low=0.0, high=1.0)
-    return sigma, low
-
-
-def contrast_factors(graph, image, contrast):
-    """Return the factor of each edge of a pixel grid: small across strong edges."""
-    sigma, low = check_contrast(contrast)
-    if image is None:
-        raise ValueError("contrast needs the image, got image=None")
-    image = check_image(image)
-    if image.shape[:2] != graph.shape:
-        raise ValueError(
-            f"image has shape {image.shape[:2]}, but the grid {graph.shape}"
-        )
-    unit = np.full(image.shape[2], 255.0 / image.shape[2])
-    factors, start = np.empty(graph.n_edges), 0
-    for here, there in map(offset_slices, graph.offsets):
-        difference = image[here] - image[there]
-        distance = np.abs(difference, out=difference) @ unit
-        factors[start : start + distance.size] = distance.ravel()
-        start += distance.size
-    factors /= -sigma
-    np.exp(factors, out=factors)
-    factors *= 1 - low
-    factors += low
-    return factors
-
-
 def _check_weights(weights, n_edges):
     weights = np.ones(n_edges) if weights is None else np.asarray(weights, dtype=float)
     if weights.shape != (n_edges,):
@@ -437,13 +366,14 @@ def _check_weights(weights, n_edges):
     return weights
 
 
-def _check_shape(shape):
-    if (
-        not isinstance(shape, tuple | list)
-        or len(shape) != 2
-        or not all(
-            isinstance(side, numbers.Integral) and int(side) > 0 for side in shape
+def _check_cells(cells, n_nodes, shape, connectivity):
+    if cells.shape not in ((n_nodes,), shape) or cells.dtype.kind not in "iu":
+        raise ValueError(
+            f"cells must be {n_nodes} integers, one a node, got shape {cells.shape} of "
+            f"dtype {cells.dtype}"
         )
-    ):
-        raise ValueError(f"shape must be a pair (height, width), got {shape!r}")
-    return int(shape[0]), int(shape[1])
+    if connectivity == "isotropic":
+        raise ValueError(
+            "an isotropic grid has no contraction: its edges are coupled; use "
+            "connectivity=8"
+        )

@@ -1,19 +1,18 @@
 """What the estimators of displacements between two images share."""
 
 import time
-import warnings
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from skpoison.partition._energy import make_pairwise
 from skpoison.partition._estimator import BaseLifted
-from skpoison.partition._graph import PartitionGraph, check_image
-from skpoison.partition._result import LiftedResult
-from skpoison.partition._superpixels import SuperpixelGraph
+from skpoison.partition._graph import PartitionGraph
+from skpoison.partition._pixels import check_image
+from skpoison.partition._result import LiftedResult, warn_user
+from skpoison.partition._superpixels import SuperpixelGraph, pixel_grid, with_metric
 from skpoison.utils._validation import check_number
 
 # compactness 10 and not 30: where cells follow colour, their borders are depth's
@@ -98,13 +97,15 @@ class BaseMatching(BaseLifted):
         """Return the solution of each pair, and whether X is a single one."""
         pairs, single = check_pairs(X)
         check_number("regularization", self.regularization, low=0.0)
+        self._check_solver()
         self._check_parameters(min(first.shape[1] for first, _ in pairs))
         make_pairwise(n_labels=self._n_labels, **self._term())
         return [self._match(*pair) for pair in pairs], single
 
     def _match(self, first, second):
         graph = self._make_graph(first)
-        costs = self._costs(first, second)
+        # floats, eight times the bytes, only now: cells take most of the memory
+        costs = self._costs(check_image(first), check_image(second))
         unary, scale = sum_costs(costs, self._n_labels, graph)
         scale = scale if self.normalize_cost else 1.0
         result = self._solve(unary, graph, self.regularization * scale, **self._term())
@@ -113,9 +114,7 @@ class BaseMatching(BaseLifted):
     def _make_graph(self, image):
         cells = self.discretization
         if isinstance(cells, str) and cells == "grid":
-            return PartitionGraph.from_grid(
-                image.shape[:2], self.connectivity, image=image, contrast=self.contrast
-            )
+            return pixel_grid(image, self)
         if isinstance(cells, str) and cells == "superpixel":
             cells = _CELLS
         if not isinstance(cells, SuperpixelGraph):
@@ -123,16 +122,12 @@ class BaseMatching(BaseLifted):
                 "discretization must be 'superpixel', 'grid' or a SuperpixelGraph, got "
                 f"{cells!r}"
             )
-        # the energy is that of the pixels, whatever the cells
-        cells = clone(cells).set_params(
-            connectivity=self.connectivity, contrast=self.contrast
-        )
-        return cells.fit(image).graph_
+        return with_metric(cells, self).fit(image).graph_
 
 
 def check_pairs(X):
-    """Return a list of pairs of images as floats, and whether X is a single pair."""
-    if isinstance(X, list | tuple):
+    """Return a list of pairs of arrays, and whether X is a single pair."""
+    if isinstance(X, list | tuple) and _holds_arrays(X):
         single = not any(isinstance(x, list | tuple) or np.ndim(x) == 4 for x in X)
     else:
         X = np.asarray(X)
@@ -151,9 +146,16 @@ def check_pairs(X):
     return pairs, single
 
 
+def _holds_arrays(X):
+    """Tell pairs of arrays from an array that is written as lists of lists."""
+    members = (v for x in X for v in (x if isinstance(x, list | tuple) else [x]))
+    return any(hasattr(v, "shape") for v in members) or not len(X)
+
+
 def _check_pair(pair):
     if len(pair) != 2:
         raise ValueError(f"a pair must be two images, got {len(pair)}")
+    pair = [np.asarray(image) for image in pair]
     first, second = (check_image(image, "an image of X") for image in pair)
     if first.shape != second.shape:
         raise ValueError(
@@ -162,13 +164,11 @@ def _check_pair(pair):
         )
     largest = max(first.max(), second.max())
     if largest > 1.0:
-        warnings.warn(
+        warn_user(
             f"pixels reach {largest:g}, but costs and contrast expect [0, 1]: only "
-            "uint8 is scaled to it",
-            UserWarning,
-            stacklevel=6,
+            "uint8 is scaled to it"
         )
-    return first, second
+    return pair
 
 
 def sum_costs(costs, n_labels, graph):

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.base import clone
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
-from skpoison.partition._graph import PartitionGraph, check_image
+from skpoison.partition._graph import PartitionGraph
+from skpoison.partition._pixels import check_image
 from skpoison.partition._result import LiftedResult
 from skpoison.partition._solve import as_graph
-from skpoison.partition._superpixels import SuperpixelGraph
+from skpoison.partition._superpixels import SuperpixelGraph, pixel_grid, with_metric
 from skpoison.utils._validation import check_number, check_option
 
 DISCRETIZATIONS = ("knn", "grid", "superpixel", "precomputed")
@@ -96,21 +96,12 @@ def read_data(estimator, X, connectivity=None, *, reset=False):
         return PartitionData(X, (len(X),), graph)
     image, shape = _read_image(estimator, X, reset)
     if kind == "grid":
-        return PartitionData(image, shape, _grid(image, estimator))
+        return PartitionData(image, shape, pixel_grid(image, estimator))
     if kind == "superpixel":
-        cells = SuperpixelGraph(
-            connectivity=estimator.connectivity, contrast=estimator.contrast
-        )
-    else:
-        cells = clone(kind)
-    grid = _grid(image, cells) if estimator.refine else None
+        kind = SuperpixelGraph()
+    cells = with_metric(kind, estimator)
+    grid = pixel_grid(image, cells) if estimator.refine else None
     return PartitionData(image, shape, cells.fit(image).graph_, grid)
-
-
-def _grid(image, metric):
-    return PartitionGraph.from_grid(
-        image.shape[:2], metric.connectivity, image=image, contrast=metric.contrast
-    )
 
 
 def _read_image(estimator, X, reset):
@@ -149,7 +140,7 @@ def _check_image_shape(image_shape):
 def _read_precomputed(estimator, X, connectivity, reset):
     """Return rows that are the nodes of a given graph, or the pixels of its cells."""
     if connectivity is not None:
-        graph = as_graph(connectivity)
+        graph = as_graph(connectivity, len(X))
     elif reset:
         raise ValueError(
             "discretization='precomputed' needs the graph: fit(X, connectivity=graph)"

@@ -20,7 +20,12 @@ from sklearn.utils.validation import (
 
 from skpoison.partition._estimator import BaseLifted
 from skpoison.partition._graph import PartitionGraph
-from skpoison.partition._neighbors import neighbor_distances, neighbor_weights
+from skpoison.partition._neighbors import (
+    check_bandwidth,
+    find_bandwidth,
+    neighbor_distances,
+    neighbor_weights,
+)
 from skpoison.utils._containers import as_rows, is_missing, take_rows
 from skpoison.utils._validation import check_given, check_number, check_option
 
@@ -72,6 +77,7 @@ class LiftedLabelPropagation(ClassifierMixin, BaseLifted):
     random_state : None, int, RandomState or Generator, default=None
         Of random roundings.
     verbose : int, default=0
+        1 shows progress on stderr.
 
     Attributes
     ----------
@@ -218,10 +224,10 @@ class LiftedLabelPropagation(ClassifierMixin, BaseLifted):
         given = as_rows(X)
         X = validate_data(self, X, accept_sparse="csr")
         codes = self._check_y(X, y)
-        distances = neighbor_distances(X, self.n_neighbors)
+        distances, scales = neighbor_distances(X, self.n_neighbors)
         graph = PartitionGraph.from_edges(
             np.stack([distances.row, distances.col], axis=1),
-            neighbor_weights(distances.data, self.bandwidth),
+            neighbor_weights(distances, scales, self.bandwidth),
             X.shape[0],
         )
         unary = self._costs(given, codes, distances, graph)
@@ -230,12 +236,7 @@ class LiftedLabelPropagation(ClassifierMixin, BaseLifted):
         self._keep(result, graph, started)
         self.transduction_ = self.classes_[result.labels]
         self.label_distributions_ = self._distributions(unary, result)
-        self.bandwidth_ = self.bandwidth
-        if self.bandwidth == "median":
-            apart = distances.data[distances.data > 0]
-            self.bandwidth_ = 1.0
-            if len(apart):  # as the weights of the graph have it
-                self.bandwidth_ = float(np.median(distances.data) or np.median(apart))
+        self.bandwidth_ = find_bandwidth(distances, self.bandwidth)
         k = min(self.n_neighbors, X.shape[0])
         self._search = NearestNeighbors(n_neighbors=k).fit(X)
         return self
@@ -245,6 +246,7 @@ class LiftedLabelPropagation(ClassifierMixin, BaseLifted):
         check_number("n_neighbors", self.n_neighbors, low=1, integer=True)
         check_number("regularization", self.regularization, low=0.0)
         check_number("alpha", self.alpha, low=0.0)
+        check_bandwidth(self.bandwidth, ("median",))
         if isinstance(self.prior, str):
             check_option("prior", self.prior, _PRIORS)
         elif isinstance(self.prior, type) or not hasattr(self.prior, "predict_proba"):

@@ -187,6 +187,23 @@ def refine_band(lifted, energy, solve, *, radius=4, n_rounds=2):
     return best
 
 
+def refine_all(lifted, energy, solve):
+    """Solve on all pixels, going on from :func:`lift_result`.
+
+    Parameters are those of :func:`refine_band`, and so is what is returned: never
+    above the energy that came in, also where the solver stops early.
+    """
+    found = solve(energy.unary, energy.graph, lifted)
+    if found.energy > lifted.energy:
+        found = replace(found, labels=lifted.labels, energy=lifted.energy)
+    return replace(
+        found,
+        n_iter=lifted.n_iter + found.n_iter,
+        seconds=lifted.seconds + found.seconds,
+        converged=lifted.converged and found.converged,
+    )
+
+
 def _restrict(result, energy, band):
     """Return warm start, costs and graph of the band's problem, and its edges."""
     grid, term = energy.graph, energy.pairwise

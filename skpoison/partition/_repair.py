@@ -1,11 +1,9 @@
 """Wrong labels replaced by what the rows around them say."""
 
 import time
-import warnings
 
 import numpy as np
 from sklearn.base import clone
-from sklearn.neighbors import kneighbors_graph
 from sklearn.utils import check_array
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
@@ -16,6 +14,8 @@ from sklearn.utils.validation import (
 
 from skpoison.partition._estimator import BaseLifted
 from skpoison.partition._graph import PartitionGraph
+from skpoison.partition._neighbors import check_bandwidth
+from skpoison.partition._result import warn_user
 from skpoison.utils._containers import as_rows, is_frame, like, take_rows
 from skpoison.utils._tabular import make_table_encoder
 from skpoison.utils._validation import check_given, check_number, check_option
@@ -60,6 +60,7 @@ class LiftedLabelRepair(BaseLifted):
     random_state : None, int, RandomState or Generator, default=None
         Of random roundings.
     verbose : int, default=0
+        1 shows progress on stderr.
 
     Attributes
     ----------
@@ -130,7 +131,9 @@ class LiftedLabelRepair(BaseLifted):
     regularization of 0.2 leaves 90 % and the detector, replacing labels, 91 %.
 
     A class of few rows among many of another is cheaper to smooth away than to keep.
-    Check :attr:`flagged_` class by class before you trust it.
+    Check :attr:`flagged_` class by class before you trust it. Where its share is well
+    above that of the wrong labels you expect, or a class loses far more rows than it
+    gains, `regularization` is too large.
 
     This is a sampler: ``fit_resample`` acts in :class:`imblearn.pipeline.Pipeline` and
     in :class:`~skpoison.compose.FilteredEstimator`, on training rows only. It cannot be
@@ -218,6 +221,7 @@ class LiftedLabelRepair(BaseLifted):
         check_option("mode", self.mode, ("repair", "drop"))
         check_number("n_neighbors", self.n_neighbors, low=1, integer=True)
         check_number("regularization", self.regularization, low=0.0)
+        check_bandwidth(self.bandwidth, ("local", "median"))
         self._check_solver()
         check_given(self, y)
         started = time.perf_counter()
@@ -226,7 +230,9 @@ class LiftedLabelRepair(BaseLifted):
         check_consistent_length(features, y)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
-        graph = self._graph(features)
+        graph = PartitionGraph.from_neighbors(
+            features, self.n_neighbors, bandwidth=self.bandwidth
+        )
         unary = 1.0 - np.eye(len(self.classes_))[codes]
         result = self._solve(unary, graph, self.regularization)
         self._keep(result, graph, started)
@@ -260,13 +266,6 @@ class LiftedLabelRepair(BaseLifted):
             encoder = clone(self.encoder)
         return check_array(encoder.fit_transform(X), accept_sparse="csr")
 
-    def _graph(self, X):
-        if not isinstance(self.bandwidth, str) or self.bandwidth != "local":
-            return PartitionGraph.from_neighbors(
-                X, self.n_neighbors, bandwidth=self.bandwidth
-            )
-        return locally_scaled_graph(X, self.n_neighbors)
-
     def _margins(self, unary, codes):
         """Return what the given labels cost above the best other ones."""
         labels = np.eye(unary.shape[1])[self.result_.labels]
@@ -285,12 +284,10 @@ class LiftedLabelRepair(BaseLifted):
         repaired = self.result_.labels.copy()
         lost = np.setdiff1d(codes, repaired)
         if len(lost):
-            warnings.warn(
+            warn_user(
                 f"regularization={self.regularization} smooths every row of "
                 f"{self.classes_[lost].tolist()} away: the rows given to these classes "
-                "keep their labels",
-                UserWarning,
-                stacklevel=3,
+                "keep their labels"
             )
             rows = np.isin(codes, lost)
             repaired[rows] = codes[rows]
@@ -330,28 +327,3 @@ class LiftedLabelRepair(BaseLifted):
             return X, like(self.repaired_labels_, y)
         rows = self.sample_indices_
         return take_rows(as_rows(X), rows), take_rows(as_rows(y), rows)
-
-
-def locally_scaled_graph(X, n_neighbors):
-    """Return the graph of neighbours, each distance in units of its two regions.
-
-    Parameters
-    ----------
-    X : array or sparse matrix of shape (n_samples, n_features)
-    n_neighbors : int
-
-    Returns
-    -------
-    graph : PartitionGraph
-    """
-    n_samples = X.shape[0]
-    n_neighbors = min(n_neighbors, n_samples - 1)
-    if n_neighbors < 1:
-        return PartitionGraph.from_edges([], n_nodes=n_samples)
-    weights = kneighbors_graph(X, n_neighbors, mode="distance")
-    scales = np.median(weights.data.reshape(n_samples, n_neighbors), axis=1)
-    squares = np.repeat(scales, n_neighbors) * scales[weights.indices]
-    # where more than half of a row's neighbours are its copies, they alone count
-    squares = np.maximum(squares, np.finfo(float).tiny)
-    weights.data = np.exp(-0.5 * weights.data**2 / squares)
-    return PartitionGraph.from_sparse(weights.maximum(weights.T))

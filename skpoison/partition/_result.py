@@ -1,8 +1,11 @@
 """What every solver returns."""
 
+import sys
+import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 
 
 @dataclass
@@ -22,7 +25,9 @@ class LiftedResult:
     n_iter : int
         Iterations that the solver says it took.
     converged : bool
-        Whether the solver reached its tolerance.
+        Whether the solver reached its tolerance: the gap did or, where the relaxation
+        is not tight, the gap between the relaxed problem and its dual. Then more
+        iterations are of no use, and `relative_gap` says what is left.
     seconds : float
         Wall time of the solve, the compilation of a model included.
     solver : str
@@ -56,3 +61,26 @@ class LiftedResult:
     def relative_gap(self):
         """The gap over the larger of |energy| and |lower bound|."""
         return self.gap / max(abs(self.energy), abs(self.lower_bound), 1e-12)
+
+
+def warn_user(message, category=UserWarning):
+    """Warn at the line outside the package, and outside cvxpy, that called it."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and _is_inside(frame):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
+
+
+def _is_inside(frame):
+    package = frame.f_globals.get("__name__", "").partition(".")[0]
+    return package in ("skpoison", "cvxpy")
+
+
+def warn_not_converged(result, how):
+    """Warn that a solver stopped early; the bound it reports still holds."""
+    warn_user(
+        f"{result.solver} stopped {how} after {result.n_iter} iterations, at a "
+        f"relative gap of {result.relative_gap:.2g}; labels and lower bound are valid: "
+        "raise max_iter or tol",
+        ConvergenceWarning,
+    )

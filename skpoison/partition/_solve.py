@@ -1,10 +1,8 @@
 """One call for every solver."""
 
 import time
-import warnings
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
 
 from skpoison.partition._energy import LiftedEnergy, make_pairwise
@@ -71,7 +69,11 @@ def solve_lifted(
         "pdhg" is the library's first-order method; "cvxpy" and "cvxpy:NAME" any solver
         that cvxpy finds; "maxflow" is exact for two labels and for "tv".
     tol : float, default=1e-4
-        Gap at which to stop, as a share of the bound.
+        Gap at which to stop, as a share of the lower bound's size; but of no less than
+        what the bound has above the sum of each node's least cost, and of no more than
+        ten times that, because constants added to costs say nothing. A tenth of `tol`
+        between the relaxed problem and the bound is enough too: what is left then is
+        the gap of rounding, which no solver closes.
     max_iter : int, default=2000
     backend : {"numpy", "torch"}, default="numpy"
         For "pdhg".
@@ -147,7 +149,9 @@ def solve_lifted(
         coarse_values=coarse_values,
         label_shape=label_shape,
     )
-    energy = LiftedEnergy(unary, as_graph(graph), regularization, term, relaxation)
+    energy = LiftedEnergy(
+        unary, as_graph(graph, len(unary)), regularization, term, relaxation
+    )
     trivial = _without_interfaces(energy)
     if trivial is not None:
         return trivial
@@ -226,14 +230,23 @@ def _installed():
     return cvxpy.installed_solvers()
 
 
-def as_graph(graph):
-    """Return the graph of a PartitionGraph, a transformer, a matrix or edges."""
+def as_graph(graph, n_nodes=None):
+    """Return the graph of a PartitionGraph, a transformer, a matrix or edges.
+
+    `n_nodes` is for edges alone: nodes after the last that they name have none.
+    """
     if isinstance(graph, PartitionGraph):
         return graph
     if hasattr(graph, "graph_"):
         return graph.graph_
     if isinstance(graph, tuple):
-        return PartitionGraph.from_edges(*graph)
+        if len(graph) not in (2, 3):
+            raise ValueError(
+                "graph must be a graph, a matrix, (edges, weights) or (edges, weights, "
+                f"n_nodes), got a tuple of {len(graph)}"
+            )
+        edges, weights, *given = graph
+        return PartitionGraph.from_edges(edges, weights, *(given or [n_nodes]))
     return PartitionGraph.from_sparse(graph)
 
 
@@ -257,15 +270,4 @@ def _without_interfaces(energy):
         seconds=time.perf_counter() - start,
         solver="none",
         duals=np.zeros((energy.graph.n_edges, len(energy.pairwise.costs))),
-    )
-
-
-def warn_not_converged(result, tol):
-    """Warn that a solver stopped early; the bound it reports still holds."""
-    warnings.warn(
-        f"{result.solver} stopped after {result.n_iter} iterations at a relative gap "
-        f"of {result.relative_gap:.2g}, above tol={tol:g}; labels and lower bound are "
-        "valid: raise max_iter or tol",
-        ConvergenceWarning,
-        stacklevel=3,
     )

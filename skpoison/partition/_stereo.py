@@ -16,8 +16,8 @@ class LiftedStereo(BaseMatching):
     Each cell gets the disparity at which its pixels match those of the right image
     best, and neighbouring cells pay for the difference of theirs. For the default
     total variation the relaxation is exact. On a few thousand cells [1]_ it takes a
-    tenth of the time that the pixel grid takes, and to solve a tenth of the memory, at
-    a similar accuracy: a cell sums the costs of its pixels, a window that ends at the
+    tenth of the time and of the memory that the pixel grid takes, at a similar
+    accuracy: a cell sums the costs of its pixels, a window that ends at the
     edges of the image.
 
     Parameters
@@ -39,8 +39,8 @@ class LiftedStereo(BaseMatching):
         Of "truncated".
     discretization : {"superpixel", "grid"} or SuperpixelGraph, default="superpixel"
         "superpixel": ``SuperpixelGraph(n_segments=3000, compactness=10.0)``. "grid":
-        pixels. An instance is cloned, and takes `connectivity` and `contrast` from
-        here, so that all discretizations minimise the same energy of pixels.
+        pixels. An instance is cloned. Its `contrast` counts unless it is None, and
+        its `connectivity` unless it is 4; else those of this estimator do.
     n_labels : int, default=None
         Fewer labels than disparities: as many whole disparities, evenly spread, and
         no others are considered. With `sublabel`, the values in between which the
@@ -76,6 +76,7 @@ class LiftedStereo(BaseMatching):
     random_state : int, RandomState instance or None, default=None
         Seeds the solver's rounding.
     verbose : int, default=0
+        1 shows progress on stderr.
 
     Attributes
     ----------

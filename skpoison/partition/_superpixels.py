@@ -3,13 +3,15 @@
 import warnings
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils import assert_all_finite
 from sklearn.utils.validation import check_is_fitted
 
 from skpoison.partition._cells import limit_area
 from skpoison.partition._cut_pursuit import cut_pursuit
-from skpoison.partition._graph import PartitionGraph, check_contrast, check_image
+from skpoison.partition._graph import PartitionGraph
+from skpoison.partition._pixels import check_contrast, check_image
+from skpoison.partition._result import warn_user
 from skpoison.utils._validation import check_number, check_option
 
 _METHODS = ("slic", "cut_pursuit", "felzenszwalb", "watershed", "precomputed")
@@ -46,10 +48,11 @@ class SuperpixelGraph(TransformerMixin, BaseEstimator):
         with 0.1, 4200 and 380 with 0.03, 31,000 and 4700 with 0.003.
     connectivity : {4, 8}, default=4
         Of the pixel grid. Interfaces are measured in Manhattan length, or nearly in
-        Euclidean length.
+        Euclidean length. Where an estimator has cells of these, 4 leaves it the choice.
     contrast : tuple (sigma, low), default=None
         Makes interfaces cheaper along strong edges, see
-        :meth:`PartitionGraph.from_grid`.
+        :meth:`PartitionGraph.from_grid`. None is no such thing, or leaves it to the
+        estimator that has these cells.
     labels : array-like of int, shape (height, width), default=None
         Cells for "precomputed". Any integers; they need not be connected.
     max_area : float, default=None
@@ -175,12 +178,13 @@ class SuperpixelGraph(TransformerMixin, BaseEstimator):
         """
         self._check_parameters()
         image = check_image(X, "X")
-        labels = self._find_cells(image)  # before the grid: their memory adds up else
-        grid = self._make_grid(image)
+        labels = self._find_cells(image)
         if self.max_area is not None:
-            flat = limit_area(labels.ravel(), grid, self.max_area)
+            flat = limit_area(labels.ravel(), pixel_grid(image, self), self.max_area)
             labels = flat.reshape(labels.shape)
-        self.graph_ = grid.contract(labels)
+        self.graph_ = PartitionGraph.from_cells(
+            labels, self.connectivity, image=image, contrast=self.contrast
+        )
         self.labels_ = self.graph_.labels
         self.node_areas_ = self.graph_.node_areas
         self.edges_ = self.graph_.edges
@@ -205,11 +209,6 @@ class SuperpixelGraph(TransformerMixin, BaseEstimator):
             check_number("max_area", self.max_area, low=1.0)
         check_option("aggregate", self.aggregate, ("mean", "sum"))
 
-    def _make_grid(self, image):
-        return PartitionGraph.from_grid(
-            image.shape[:2], self.connectivity, image=image, contrast=self.contrast
-        )
-
     def _find_cells(self, image):
         """Return the label image of the method."""
         if callable(self.method):
@@ -217,7 +216,7 @@ class SuperpixelGraph(TransformerMixin, BaseEstimator):
         if self.method == "precomputed":
             return _check_labels("labels", self.labels, image)
         if self.method == "cut_pursuit":
-            grid = self._make_grid(image)
+            grid = pixel_grid(image, self)
             pixels = image.reshape(grid.n_nodes, -1)
             return cut_pursuit(pixels, grid, self.mu).reshape(grid.shape)
         shape = image.shape[:2]
@@ -295,6 +294,39 @@ class SuperpixelGraph(TransformerMixin, BaseEstimator):
         return self.graph_.aggregate(F)
 
 
+def pixel_grid(image, estimator):
+    """Return the graph of the pixels, in the metric of cells or of an estimator."""
+    return PartitionGraph.from_grid(
+        image.shape[:2],
+        estimator.connectivity,
+        image=image,
+        contrast=estimator.contrast,
+    )
+
+
+def with_metric(cells, estimator):
+    """Return a clone of cells whose interfaces are measured as an estimator asks.
+
+    Parameters
+    ----------
+    cells : SuperpixelGraph
+        Its `contrast` counts where it has one, and its `connectivity` where that is
+        not the default.
+    estimator : estimator
+        Its own `contrast` and `connectivity` count else.
+
+    Returns
+    -------
+    cells : SuperpixelGraph
+    """
+    cells = clone(cells)
+    if cells.contrast is None:
+        cells.set_params(contrast=estimator.contrast)
+    if cells.connectivity == 4:
+        cells.set_params(connectivity=estimator.connectivity)
+    return cells
+
+
 def _check_labels(name, labels, image):
     labels = np.asarray(labels)
     if labels.shape != image.shape[:2] or labels.dtype.kind not in "iu":
@@ -311,7 +343,7 @@ def _slic(image, n_segments, compactness):
     # compactness weighs distance against colours: up to 100 in CIELAB, else up to 1
     unit = 1.0 if image.shape[2] == 3 else 100.0
     labels = slic(
-        image,
+        image.astype(np.float32),  # the same cells, in half the memory
         n_segments=n_segments,
         compactness=compactness / unit,
         start_label=0,
@@ -320,11 +352,9 @@ def _slic(image, n_segments, compactness):
     )
     n_cells = labels.max() + 1
     if n_cells < n_segments / 2:  # on noise it joins what it can't connect, often all
-        warnings.warn(
+        warn_user(
             f"method='slic' found {n_cells} cells and not n_segments={n_segments}: "
-            f"raise compactness, {compactness!r}, or smooth the image",
-            UserWarning,
-            stacklevel=4,
+            f"raise compactness, {compactness!r}, or smooth the image"
         )
     return labels
 

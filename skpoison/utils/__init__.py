@@ -50,6 +50,8 @@ def get_versions():
         "joblib",
         "torch",
         "skorch",
+        "cvxpy",
+        "scikit-image",
     ):
         try:
             versions[name] = version(name)

@@ -127,6 +127,44 @@ def test_optimal_duals_give_the_value_of_the_relaxation(name, seed):
     np.testing.assert_allclose(energy.project(duals), duals, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", TERMS)
+def test_relaxed_value_is_the_master_form(name):
+    energy = make_energy(name)
+    assignment = np.random.default_rng(1).dirichlet(np.ones(4), 6)
+    if name == "truncated":  # takes a problem of its own
+        assert energy.relaxed_value(assignment) == np.inf
+        return
+    A, costs = lifting(name)
+    jumps = energy.graph.incidence() @ assignment @ A
+    expected = (energy.unary * assignment).sum() + energy.strength @ abs(jumps) @ costs
+    assert energy.relaxed_value(assignment) == pytest.approx(expected)
+    for x in itertools.islice(labellings(name), 0, None, 311):
+        one_hot = energy.pairwise.one_hot(x)
+        assert energy.relaxed_value(one_hot) == pytest.approx(naive_value(energy, x))
+
+
+@pytest.mark.parametrize("name", ["potts", "tv"])
+@pytest.mark.parametrize("relaxation", ["zach", "lellmann", "ccp"])
+def test_relaxed_value_on_an_isotropic_grid(relaxation, name):
+    from skpoison.partition import build_problem
+
+    energy = isotropic((4, 5), 3, relaxation, name, seed=0)
+    assignment = np.random.default_rng(1).dirichlet(np.ones(3), 20)
+    found = energy.relaxed_value(assignment)
+    if (relaxation, name) == ("ccp", "potts"):
+        assert found == np.inf
+        return
+    problem = build_problem(
+        energy.unary,
+        energy.graph,
+        energy.regularization,
+        name,
+        relaxation=relaxation,
+    )
+    problem._form.set_assignment(assignment)
+    assert found == pytest.approx(problem.objective.value)
+
+
 def test_sublabel_bound_holds_between_the_samples():
     energy = make_energy("sublabel")
     _, duals = naive_relaxation(energy)

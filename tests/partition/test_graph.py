@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import sparse
@@ -5,8 +7,8 @@ from sklearn.metrics import pairwise_distances
 
 from skpoison.partition import PartitionGraph
 from skpoison.partition._energy import LiftedEnergy, make_pairwise
-from skpoison.partition._graph import check_image, offset_slices
-from skpoison.partition._neighbors import neighbor_distances, neighbor_weights
+from skpoison.partition._neighbors import neighbor_distances
+from skpoison.partition._pixels import check_image, offset_slices
 
 
 def pairs_of(graph):
@@ -221,7 +223,7 @@ def test_matrix_refused(matrix, message):
 # -------------------------------------------------------------------------- neighbours
 
 
-@pytest.mark.parametrize("bandwidth", ["median", 0.7])
+@pytest.mark.parametrize("bandwidth", ["median", "local", 0.7])
 def test_neighbours_against_all_distances(bandwidth):
     X = np.random.RandomState(0).rand(40, 3)
     distances = pairwise_distances(X)
@@ -230,6 +232,9 @@ def test_neighbours_against_all_distances(bandwidth):
     pairs = sorted({tuple(sorted((i, int(j)))) for i in range(40) for j in nearest[i]})
     apart = np.array([distances[pair] for pair in pairs])
     s = np.median(apart) if bandwidth == "median" else bandwidth
+    if bandwidth == "local":
+        scales = np.median(np.sort(distances, axis=1)[:, :4], axis=1)
+        s = np.sqrt([scales[i] * scales[j] for i, j in pairs])
     graph = PartitionGraph.from_neighbors(X, 4, bandwidth=bandwidth)
     assert list(pairs_of(graph)) == pairs
     assert graph.weights == pytest.approx(np.exp(-(apart**2) / (2 * s**2)))
@@ -244,13 +249,13 @@ def test_neighbours_of_few_rows_and_of_copies():
     weights = PartitionGraph.from_neighbors(X, 3).weights
     assert weights.max() == 1.0 and 0 < weights.min() < 1
     assert (PartitionGraph.from_neighbors(np.ones((5, 2)), 2).weights == 1).all()
-    assert neighbor_distances(sparse.csr_array(X), 3).shape == (8, 8)
+    assert neighbor_distances(sparse.csr_array(X), 3)[0].shape == (8, 8)
 
 
 @pytest.mark.parametrize("bandwidth", ["mean", 0.0, -1.0, np.nan])
 def test_bandwidth_refused(bandwidth):
     with pytest.raises(ValueError, match="bandwidth"):
-        neighbor_weights(np.ones(2), bandwidth)
+        PartitionGraph.from_neighbors(np.eye(3), 2, bandwidth=bandwidth)
 
 
 # ------------------------------------------------------------------------- contraction
@@ -285,6 +290,61 @@ def test_contraction_against_a_loop(connectivity):
     direct = graph.contract(np.array([0, 0, 1, 1, 2, 2, 2])[cells])
     assert again.weights == pytest.approx(direct.weights, rel=1e-13)
     assert np.array_equal(again.node_areas, direct.node_areas)
+
+
+@pytest.mark.parametrize("contrast", [None, (40.0, 0.2)], ids=["plain", "contrast"])
+@pytest.mark.parametrize("connectivity", [4, 8])
+def test_cells_of_pixels_are_the_grids_contraction(connectivity, contrast):
+    rng = np.random.RandomState(0)
+    image, cells = rng.rand(9, 11, 2), 3 * rng.randint(7, size=(9, 11)) - 5
+    grid = PartitionGraph.from_grid(
+        (9, 11), connectivity, image=image, contrast=contrast
+    )
+    joined = grid.contract(cells)
+    direct = PartitionGraph.from_cells(
+        cells, connectivity, image=image, contrast=contrast
+    )
+    assert np.array_equal(direct.edges, joined.edges)
+    assert direct.weights == pytest.approx(joined.weights, rel=1e-13)
+    assert np.array_equal(direct.node_areas, joined.node_areas)
+    assert np.array_equal(direct.labels, joined.labels)
+    one = PartitionGraph.from_cells(np.zeros((2, 3), int), connectivity)
+    assert (one.n_nodes, one.n_edges, one.node_areas.tolist()) == (1, 0, [6.0])
+
+
+def test_cells_of_pixels_take_less_memory_than_the_grid():
+    image = np.random.RandomState(0).rand(120, 150, 3)
+    y, x = np.indices(image.shape[:2]) // 6
+    cells = 100 * y + x
+
+    def peak(make):
+        tracemalloc.start()
+        make()
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    contrast = {"image": image, "contrast": (10.0, 0.1)}
+    direct = peak(lambda: PartitionGraph.from_cells(cells, **contrast))
+    grid = peak(
+        lambda: PartitionGraph.from_grid(cells.shape, **contrast).contract(cells)
+    )
+    assert direct < 0.5 * grid
+
+
+@pytest.mark.parametrize(
+    "cells, connectivity, match",
+    [
+        (np.zeros((2, 2)), 4, "cells must be 4 integers"),
+        (np.zeros(4, int), 4, "must be a pair"),
+        (np.zeros((2, 2), int), "isotropic", "no contraction"),
+        (np.zeros((2, 2), int), 5, "connectivity must be one of"),
+    ],
+    ids=["floats", "flat", "isotropic", "five"],
+)
+def test_cells_of_pixels_refused(cells, connectivity, match):
+    with pytest.raises(ValueError, match=match):
+        PartitionGraph.from_cells(cells, connectivity)
 
 
 @pytest.mark.parametrize(

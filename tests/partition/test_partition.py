@@ -113,15 +113,6 @@ def test_cells_have_the_energy_of_pixels(image, cells):
     assert named.graph_.n_nodes == SuperpixelGraph().fit(image).n_segments_
 
 
-def test_cells_keep_their_own_metric(image):
-    cells = SuperpixelGraph(n_segments=60, connectivity=8, contrast=(20.0, 0.1))
-    found = model(discretization=cells, connectivity=4, refine=2).fit(image)
-    expected = clone(cells).fit(image)
-    np.testing.assert_array_equal(found.graph_.weights, expected.graph_.weights)
-    assert found.pixel_graph_.connectivity == 8
-    assert not hasattr(cells, "graph_")
-
-
 def test_neighbours_of_blobs():
     X, y = make_blobs(200, centers=4, cluster_std=1.2, random_state=3)
     found = LiftedPartition(4, 1.0, random_state=0).fit(X)

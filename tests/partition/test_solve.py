@@ -150,3 +150,14 @@ def test_solving_loads_neither_torch_nor_cvxpy():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert run.stdout.strip() == "[]"
+
+
+def test_edges_alone_may_leave_the_last_nodes_out():
+    unary = np.random.default_rng(0).random((6, 3))
+    edges = np.array([[0, 1], [1, 2]])
+    found = solve_lifted(unary, (edges, np.array([1.0, 2.0])), 0.5)
+    whole = PartitionGraph.from_edges(edges, [1.0, 2.0], n_nodes=6)
+    assert found.energy == solve_lifted(unary, whole, 0.5).energy
+    assert (found.labels[3:] == unary[3:].argmin(axis=1)).all()
+    with pytest.raises(ValueError, match=r"\[0, n_nodes=6\), got 9"):
+        solve_lifted(unary, (np.array([[0, 9]]), np.ones(1)), 0.5)

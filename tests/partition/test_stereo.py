@@ -144,7 +144,7 @@ def test_a_callable_and_the_name_of_its_cost(planes):
     [
         "grid",
         "superpixel",
-        SuperpixelGraph("slic", 150, 1e4, contrast=None, connectivity=8),
+        SuperpixelGraph("slic", 150, 1e4),
     ],
     ids=["grid", "superpixel", "instance"],
 )
@@ -207,18 +207,6 @@ def test_regularization_is_relative_to_the_costs(planes):
     )
     assert plain.fit(X).energy_ == pytest.approx(model.energy_)
     assert plain.scale_ == 1.0
-
-
-def test_contrast_and_connectivity_of_cells_are_the_estimators(planes):
-    X = planes[:2]
-    cells = SuperpixelGraph("slic", 150, 1e4, contrast=(1.0, 0.5), connectivity=8)
-    graphs = [
-        LiftedStereo(10, discretization=cells, **params).fit(X).graph_
-        for params in ({}, {"contrast": None}, {"contrast": None, "connectivity": 8})
-    ]
-    assert graphs[1].weights.sum() > 2 * graphs[0].weights.sum()
-    assert (graphs[1].weights % 1 == 0).all() and (graphs[2].weights % 1 != 0).any()
-    assert cells.contrast == (1.0, 0.5) and not hasattr(cells, "graph_")
 
 
 def test_confidence(planes):

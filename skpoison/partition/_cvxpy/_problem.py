@@ -10,7 +10,7 @@ from sklearn.utils import check_array
 
 from skpoison.partition._cvxpy._forms import ConeForm, LinearForm
 from skpoison.partition._energy import LiftedEnergy, make_pairwise
-from skpoison.partition._result import LiftedResult
+from skpoison.partition._result import LiftedResult, warn_user
 from skpoison.partition._solve import _without_interfaces, as_graph
 
 # cvxpy makes a dense array of the constraints of a parametrised problem for these,
@@ -128,12 +128,10 @@ class LiftedProblem(cp.Problem):
     def _warn_if_large(self):
         graph, n_labels = self._form.graph, self.F_param.shape[1]
         if graph.n_edges * n_labels > _LARGE:
-            warnings.warn(
+            warn_user(
                 f"{graph.n_edges} edges times {n_labels} labels take cvxpy's solvers "
                 "minutes and gigabytes; solver='pdhg' (method='lifted_pdhg') takes "
-                "neither",
-                UserWarning,
-                stacklevel=3,
+                "neither"
             )
 
     def result(self):
@@ -315,8 +313,23 @@ default="potts"
         label_shape=label_shape,
     )
     return LiftedProblem(
-        LiftedEnergy(F, as_graph(graph), regularization, term, relaxation)
+        LiftedEnergy(F, as_graph(graph, len(F)), regularization, term, relaxation)
     )
+
+
+def _set_better(problem, found):
+    """Set the variables to the relaxed solution, or to the labelling if it is cheaper.
+
+    The solver stops when the labelling is good enough, which may be long before the
+    relaxed iterate is.
+    """
+    problem._form.set_assignment(found.assignment)
+    if problem.energy.pairwise.name == "sublabel":  # a labelling is no point of it
+        return
+    relaxed = problem.objective.value
+    problem._form.set_assignment(np.eye(problem.energy.n_labels)[found.labels])
+    if problem.objective.value > relaxed:
+        problem._form.set_assignment(found.assignment)
 
 
 def _solve_lifted_pdhg(problem, *, tol=1e-4, max_iter=2000, **options):
@@ -332,7 +345,7 @@ def _solve_lifted_pdhg(problem, *, tol=1e-4, max_iter=2000, **options):
     found = _without_interfaces(energy)
     if found is None:
         found = solve_pdhg(energy, tol=tol, max_iter=max_iter, **options)
-    problem._form.set_assignment(found.assignment)
+    _set_better(problem, found)
     for constraint in problem.constraints:  # of an earlier solve
         for dual in constraint.dual_variables:
             dual.save_value(None)

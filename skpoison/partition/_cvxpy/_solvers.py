@@ -4,10 +4,10 @@ import time
 import warnings
 
 import cvxpy as cp
-from sklearn.exceptions import ConvergenceWarning
 
 from skpoison.partition._cvxpy._problem import LiftedProblem
 from skpoison.partition._energy import LiftedEnergy
+from skpoison.partition._result import warn_not_converged
 
 # of those that cvxpy names: linear (and quadratic) programs only
 _NO_CONES = frozenset(
@@ -69,7 +69,7 @@ def solve_cvxpy(
             energy.relaxation,
         )
     )
-    options = {**_limits(name, tol, max_iter), **solver_options}
+    options = {**limits(name, tol, max_iter), **solver_options}
     try:
         with warnings.catch_warnings():
             # this function warns itself, with the gap
@@ -85,14 +85,7 @@ def solve_cvxpy(
     result = problem._certify(energy, scale)
     result.seconds = time.perf_counter() - start
     if not result.converged:
-        warnings.warn(
-            f"{result.solver} stopped with status {problem.status!r} after "
-            f"{result.n_iter} iterations at a relative gap of "
-            f"{result.relative_gap:.2g}; labels and lower bound are valid: raise "
-            "max_iter or tol",
-            ConvergenceWarning,
-            stacklevel=3,
-        )
+        warn_not_converged(result, f"with status {problem.status!r}")
     return result
 
 
@@ -125,7 +118,7 @@ def choose_solver(name, *, cones):
     return name.upper()
 
 
-def _limits(name, tol, max_iter):
+def limits(name, tol, max_iter):
     """Return `tol` and `max_iter` as the options of a solver."""
     if name == "CLARABEL":
         return {"tol_gap_rel": tol, "tol_feas": tol, "max_iter": max_iter}

@@ -9,11 +9,15 @@ from tqdm.auto import tqdm
 from skpoison.partition._pdhg._arrays import make_arrays
 from skpoison.partition._pdhg._models import make_scheme
 from skpoison.partition._pdhg._rounding import random_roundings
-from skpoison.partition._result import LiftedResult
+from skpoison.partition._result import LiftedResult, warn_not_converged
 from skpoison.utils import RandomStreams
 from skpoison.utils._validation import check_number
 
 _FOLLOW_EVERY = 5
+# the relaxed problem's own gap: first and next looked at, and how small it must be
+_RELAXED_AFTER, _RELAXED_GROWTH, _RELAXED_SHARE = 200, 1.25, 0.1
+# of sums of float64, in units of the sum of magnitudes
+_ROUNDING = 1e-14
 _OPTIONS: dict[str, dict] = {
     "check_every": {"low": 1, "integer": True},
     "kappa": {"low": 0.0, "strict": True},
@@ -76,12 +80,12 @@ def solve_pdhg(
     scheme = make_scheme(xp, energy, kappa=kappa, rho=over_relaxation)
     best = Best(energy, scheme, started)
     _begin(scheme, best, warm_start)
-    converged = best.reached(tol)
-    iteration = 0
+    done = best.reached(tol)
+    iteration, look_at = 0, _RELAXED_AFTER
     with tqdm(
         total=max_iter, disable=not verbose, leave=False, file=sys.stderr
     ) as progress:
-        while not converged and iteration < max_iter:
+        while not done and iteration < max_iter:
             steps = min(check_every, max_iter - iteration)
             for _ in range(steps):
                 scheme.iterate()
@@ -89,13 +93,17 @@ def solve_pdhg(
                 if iteration % _FOLLOW_EVERY == 0:
                     scheme.follow()
             best.check(iteration)
-            converged = best.reached(tol)
+            done = best.reached(tol)
+            if not done and iteration >= look_at:
+                look_at = int(_RELAXED_GROWTH * iteration)
+                best.relax(scheme.assignment(scheme.average))
+                done = best.solved(tol)
             progress.update(steps)
             progress.set_postfix(energy=best.energy, bound=best.bound)
             late = time.perf_counter() - started
             if max_seconds is not None and late > max_seconds:
                 break
-    if not converged and n_roundings:
+    if n_roundings and not best.reached(tol):
         generator = RandomStreams(random_state).numpy("threshold rounding")
         for labels in random_roundings(scheme, n_roundings, generator):
             best.offer(labels)
@@ -144,13 +152,19 @@ def _go_on(scheme, warm_start):
             f"warm_start has an assignment of shape {np.shape(warm_start.assignment)}, "
             f"but the problem has {n} nodes and {n_labels} labels"
         )
-    if isinstance(warm_start.state, State) and warm_start.state.restore(scheme):
+    state = warm_start.state if isinstance(warm_start.state, State) else None
+    if state is not None and state.restore(scheme):
         return
     scheme.set_primal(np.asarray(warm_start.assignment))
     duals = warm_start.duals
     m, n_duals = scheme.energy.graph.n_edges, len(scheme.energy.pairwise.costs)
-    if duals is not None and np.shape(duals) == (m, n_duals):
-        scheme.set_duals(np.asarray(duals, dtype=np.float64))
+    if duals is None or np.shape(duals) != (m, n_duals):
+        return
+    duals = np.asarray(duals, dtype=np.float64)
+    if state is not None and len(state.scale) == m:
+        # most are at a bound, which moves with the regularization
+        duals = duals * (scheme.scale * scheme.inverse(state.scale))[:, None]
+    scheme.set_duals(duals)
 
 
 def _their_labels(problem, labels):
@@ -194,7 +208,10 @@ class Best:
         self.problem, self.scheme, self.started = problem, scheme, started
         self.energy, self.labels = np.inf, np.empty(0)
         self.bound, self.duals = -np.inf, []
+        self.relaxed = np.inf
         self.history = []
+        least = problem.unary.min(axis=1)
+        self.least, self.size = least.sum(), abs(least).sum()
 
     def check(self, iteration):
         """Round the iterate and evaluate its bound."""
@@ -218,27 +235,50 @@ class Best:
         seconds = time.perf_counter() - self.started
         self.history.append((iteration, seconds, self.energy, self.bound))
 
+    def relax(self, assignment):
+        """Take the relaxed value of an assignment if it is the least."""
+        self.relaxed = min(self.relaxed, self.problem.relaxed_value(assignment))
+
+    def allowed(self, tol):
+        """Return the gap at which to stop.
+
+        A share of the bound; but a constant added to the costs of a node is no reason
+        to stop early or never: of neither less than what the bound pays above every
+        node's own least cost, nor more than ten times that.
+        """
+        excess = max(self.bound - self.least, 0.0)
+        scale = min(max(abs(self.bound), excess), 10.0 * excess)
+        return tol * scale + _ROUNDING * (self.size + abs(self.energy))
+
     def reached(self, tol):
         """Return whether the gap is small enough."""
-        return self.energy - self.bound <= tol * max(abs(self.bound), 1e-12)
+        return self.energy - self.bound <= self.allowed(tol)
+
+    def solved(self, tol):
+        """Return whether the relaxed problem is, which rounding may not reach."""
+        return self.relaxed - self.bound <= _RELAXED_SHARE * self.allowed(tol)
 
     def result(self, iteration, tol):
         """Return what was found."""
-        from skpoison.partition._solve import warn_not_converged
-
         scheme = self.scheme
         scheme.release()
         scheme.make_feasible(self.duals)
         duals = scheme.edge_duals(self.duals)
         self.duals = []
         self.bound = self.problem.lower_bound(duals)
+        assignment = scheme.assignment(scheme.U)
+        if not iteration or not self.reached(tol):
+            self.relax(assignment)
+        if not iteration and self.relaxed > self.energy:
+            # solved at once: the first iterate has nothing to do with the labels
+            assignment = self.problem.pairwise.one_hot(self.labels)
         result = LiftedResult(
             labels=self.labels,
-            assignment=scheme.assignment(),
+            assignment=assignment,
             energy=self.energy,
             lower_bound=self.bound,
             n_iter=iteration,
-            converged=self.reached(tol),
+            converged=self.reached(tol) or self.solved(tol),
             seconds=time.perf_counter() - self.started,
             solver="pdhg",
             duals=duals,
@@ -246,5 +286,5 @@ class Best:
             state=State(scheme),
         )
         if not result.converged:
-            warn_not_converged(result, tol)
+            warn_not_converged(result, f"short of tol={tol:g}")
         return result

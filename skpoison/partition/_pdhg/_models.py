@@ -15,8 +15,9 @@ _KAPPA = {
     PottsScheme: 0.5,
     ProductScheme: 1.0,
     TruncatedScheme: 0.5,
-    PairFlowScheme: 1.0,
+    PairFlowScheme: 2.0,
 }
+_ISOTROPIC_POTTS = 2.0
 
 
 def make_scheme(xp, energy, *, kappa, rho):
@@ -35,7 +36,10 @@ def make_scheme(xp, energy, *, kappa, rho):
     scheme : Scheme
     """
     kind = _scheme_of(energy)
-    return kind(xp, energy, kappa=_KAPPA[kind] if kappa is None else kappa, rho=rho)
+    if kappa is None:
+        isotropic = energy.graph.isotropic and kind is PottsScheme
+        kappa = _ISOTROPIC_POTTS if isotropic else _KAPPA[kind]
+    return kind(xp, energy, kappa=kappa, rho=rho)
 
 
 def _scheme_of(energy):

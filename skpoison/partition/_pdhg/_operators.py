@@ -7,7 +7,7 @@ holds for all edges.
 
 import numpy as np
 
-from skpoison.partition._graph import offset_slices
+from skpoison.partition._pixels import offset_slices
 
 
 class GridOperator:

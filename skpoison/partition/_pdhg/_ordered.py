@@ -51,9 +51,9 @@ class LevelScheme(Scheme):
             G[level] += G[level - 1]
         costs[1:] += G
 
-    def assignment(self):
-        """Return the relaxed solution, (n_nodes, n_labels), rows in the simplex."""
-        U = np.clip(self.xp.get(self.U) / self.radius, 0.0, 1.0)
+    def assignment(self, U):
+        """Return the assignment of primal variables, rows in the simplex."""
+        U = np.clip(self.xp.get(U) / self.radius, 0.0, 1.0)
         np.minimum.accumulate(U, axis=0, out=U)
         above = np.concatenate([np.ones_like(U[:1]), U])
         above[:-1] -= above[1:]

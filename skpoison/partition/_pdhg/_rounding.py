@@ -10,7 +10,7 @@ def random_roundings(scheme, n_roundings, generator):
     unassigned nodes above it answer to.
     """
     name = scheme.energy.pairwise.name
-    assignment = scheme.assignment()
+    assignment = scheme.assignment(scheme.U)
     if name == "sublabel" or scheme.energy.n_labels < 3:
         return
     for _ in range(n_roundings):

@@ -113,15 +113,15 @@ class Scheme:
         steps = [work[:, :n] for work in self._edges]
         for k, step in enumerate(steps):
             op.forward(self.bar, k, edges, step)
+            op.clear(step, k, edges)
             if op.ratios is not None:
                 xp.multiply(step, op.ratios[k][op.span(edges, k)], out=step)
         self.move_flows(edges, views, steps)
         for view, step in zip(views, steps, strict=True):
             xp.add(step, view, out=step)
         self.project_duals(steps)
-        for k, (view, step) in enumerate(zip(views, steps, strict=True)):
+        for view, step in zip(views, steps, strict=True):
             self.relax(view, step)
-            op.clear(view, k, edges)
 
     def move_flows(self, edges, duals, steps):
         """Subtract what flows along labels carry from the steps of the duals."""
@@ -220,10 +220,9 @@ class Scheme:
         found *= self.scale[:, None].astype(found.dtype)
         return found
 
-    def assignment(self):
-        """Return the relaxed solution, (n_nodes, n_labels), rows in the simplex."""
-        U = self.xp.get(self.U) / self.radius
-        return simplex_rows(U)
+    def assignment(self, U):
+        """Return the assignment of primal variables, rows in the simplex."""
+        return simplex_rows(self.xp.get(U) / self.radius)
 
     def release(self):
         """Drop what only further iterations would need."""
