@@ -36,7 +36,7 @@ def get_versions():
     --------
     >>> from skpoison.utils import get_versions
     >>> sorted(get_versions())[:3]
-    ['joblib', 'numpy', 'python']
+    ['cvxpy', 'joblib', 'numpy']
     """
     import platform
     from importlib.metadata import PackageNotFoundError, version
