@@ -87,6 +87,7 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "min_reported_time": 0,
     "plot_gallery": "True",
+    "parallel": 2,
     "download_all_examples": False,
 }
 # the figures are shown in the page: nothing is lost by not opening windows
