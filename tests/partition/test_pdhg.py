@@ -253,6 +253,8 @@ def minimum_cut(unary, graph, strength, steps):
             shape=(node.size + 2, node.size + 2),
         )
     ).astype(np.int32)
+    for name in ("indices", "indptr"):  # older SciPy's flow takes no others
+        setattr(network, name, getattr(network, name).astype(np.int32))
     flow = maximum_flow(network, source, sink).flow_value
     return flow / scale + n * offset
 
