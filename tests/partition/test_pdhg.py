@@ -277,8 +277,8 @@ def test_exact_against_a_maximum_flow(n_labels, connectivity):
             dtype="float64",
             max_iter=20_000,
         )
-        assert result.energy == pytest.approx(cut, rel=2e-6)
-        assert result.lower_bound == pytest.approx(cut, rel=2e-6)
+        assert result.energy == pytest.approx(cut, rel=1e-6)
+        assert result.lower_bound == pytest.approx(cut, rel=1e-6)
 
 
 ANCHORS = {
