@@ -42,7 +42,8 @@ class LiftedFlow(BaseMatching):
     solver : str, default="pdhg"
         "pdhg", "cvxpy", "cvxpy:NAME" or "maxflow", see :func:`solve_lifted`.
     tol : float, default=1e-4
-        Largest relative gap between energy and lower bound.
+        Largest gap between energy and lower bound, relative as in
+        :func:`solve_lifted`.
     max_iter : int, default=2000
         Largest number of iterations.
     backend : {"numpy", "torch"}, default="numpy"

@@ -91,6 +91,12 @@ def read_data(estimator, X, connectivity=None, *, reset=False):
     if kind == "precomputed":
         return _read_precomputed(estimator, X, connectivity, reset)
     if kind == "knn":
+        if np.ndim(X) == 3:
+            raise ValueError(
+                f"Found array with dim 3, of shape {np.shape(X)}, where "
+                "discretization='knn' takes rows: for an image set 'grid' or "
+                "'superpixel'"
+            )
         X = validate_data(estimator, X, dtype=np.float64, reset=reset)
         graph = PartitionGraph.from_neighbors(X, estimator.n_neighbors)
         return PartitionData(X, (len(X),), graph)

@@ -501,3 +501,8 @@ def test_seeds(image):
     one, two = (model(random_state=5).fit(image).labels_ for _ in range(2))
     np.testing.assert_array_equal(one, two)
     np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
+
+
+def test_an_image_without_a_graph_of_pixels_is_told_what_to_set():
+    with pytest.raises(ValueError, match="for an image set 'grid' or 'superpixel'"):
+        LiftedPartition(2).fit(np.zeros((4, 5, 3)))

@@ -79,17 +79,9 @@ class BinaryScheme(LevelScheme):
         F = self.unaries(energy.unary.min(axis=1), step / op.common, self.reach())
         self.F = F[1:] - F[:1]
 
-    def primal_step(self, a, b):
-        """Move u at a range of nodes."""
-        xp, u = self.xp, self.U[:, a:b]
-        new = self._nodes[:, : b - a]
-        self.op.adjoint(self.duals, (a, b), new, self._work)
-        xp.multiply(new, self.at(self.step, a, b), out=new)
-        xp.add(new, self.F[:, a:b], out=new)
-        xp.subtract(u, new, out=new)
-        xp.clip(new, 0.0, self.radius, out=new)
-        self.extrapolate(u, new, self.bar[:, a:b])
-        self.relax(u, new)
+    def project_primal(self, new):
+        """Move the variables of a range of nodes into their interval, in place."""
+        self.xp.clip(new, 0.0, self.radius, out=new)
 
     def edge_duals(self, duals):
         """Return duals of the energy, (n_edges, n_duals), from a copy of ours."""

@@ -47,8 +47,8 @@ def useful_strength(energy):
 class Scheme:
     """State and steps of one model.
 
-    Subclasses set :attr:`radius` and what the steps need, and define
-    :meth:`primal_step` and what else differs.
+    Subclasses set what the steps need, and define :meth:`project_primal`, or a
+    :meth:`primal_step` of their own, and what else differs.
 
     Parameters
     ----------
@@ -104,6 +104,18 @@ class Scheme:
             xp.multiply(self.U[:, a:b], _DECAY, out=work)
             xp.multiply(part, 1.0 - _DECAY, out=part)
             xp.add(part, work, out=part)
+
+    def primal_step(self, a, b):
+        """Move u at a range of nodes."""
+        xp, u = self.xp, self.U[:, a:b]
+        new = self._nodes[:, : b - a]
+        self.op.adjoint(self.duals, (a, b), new, self._work)
+        xp.multiply(new, self.at(self.step, a, b), out=new)
+        xp.add(new, self.F[:, a:b], out=new)
+        xp.subtract(u, new, out=new)
+        self.project_primal(new)
+        self.extrapolate(u, new, self.bar[:, a:b])
+        self.relax(u, new)
 
     def dual_step(self, edges):
         """Move the duals of a range of edges."""
@@ -283,17 +295,9 @@ class PottsScheme(Scheme):
         factor = step / (op.common * norm)
         self.F = self.unaries(unary.min(axis=1), factor, self.reach())
 
-    def primal_step(self, a, b):
-        """Move u at a range of nodes."""
-        xp, u = self.xp, self.U[:, a:b]
-        new = self._nodes[:, : b - a]
-        self.op.adjoint(self.duals, (a, b), new, self._work)
-        xp.multiply(new, self.at(self.step, a, b), out=new)
-        xp.add(new, self.F[:, a:b], out=new)
-        xp.subtract(u, new, out=new)
-        project_simplex(xp, new, self.radius, self._work[:, : b - a])
-        self.extrapolate(u, new, self.bar[:, a:b])
-        self.relax(u, new)
+    def project_primal(self, new):
+        """Move the variables of a range of nodes into the simplex, in place."""
+        project_simplex(self.xp, new, self.radius, self._work[:, : new.shape[1]])
 
     def project_duals(self, blocks):
         """Move duals, in units of their scales, into their set, in place."""
