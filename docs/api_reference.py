@@ -103,6 +103,27 @@ API_REFERENCE = {
             "TRIMRegressor",
         ],
     },
+    "skpoison.inversion": {
+        "title": "Gradient inversion",
+        "summary": "Inputs recovered from the gradients that a client shares, and what "
+        "changes that.",
+        "names": [
+            "GradientInversion",
+            "AnalyticInversion",
+            "invert_linear",
+            "recover_labels",
+            "client_update",
+            "TotalVariation",
+            "SquaredNorm",
+            "BatchNormStatistics",
+            "load_update",
+            "save_update",
+            "noise_update",
+            "prune_update",
+            "clip_update",
+            "ReconstructionDisplay",
+        ],
+    },
     "skpoison.partition": {
         "title": "Partitioning and matching",
         "summary": "Labellings of graphs by convex lifting, near the least energy and "
@@ -122,6 +143,22 @@ API_REFERENCE = {
             "SegmentationDisplay",
             "DisparityDisplay",
             "BoundDisplay",
+        ],
+    },
+    "skpoison.evasion": {
+        "title": "Evasion",
+        "summary": "Inputs that a finished model misreads within a radius, and "
+        "training against them.",
+        "names": [
+            "PGD",
+            "WITCHcraft",
+            "APGD",
+            "MomentumPGD",
+            "FGSM",
+            "AdversarialClassifier",
+            "robust_accuracy",
+            "robustness_report",
+            "RobustAccuracyDisplay",
         ],
     },
     "skpoison.federated": {
@@ -223,6 +260,8 @@ API_REFERENCE = {
             "PublishedSetting",
             "PublishedFigure",
             "benchmark_trial",
+            "leakage_curve",
+            "LeakageCurveDisplay",
         ],
     },
     "skpoison.metrics": {
@@ -233,6 +272,10 @@ API_REFERENCE = {
             "trigger_scorer",
             "wilson_interval",
             "detection_report",
+            "psnr",
+            "ssim",
+            "feature_mse",
+            "match_reconstruction",
         ],
     },
     "skpoison.models": {
@@ -245,8 +288,10 @@ API_REFERENCE = {
             "ConvNet",
             "ResNet18",
             "ResNet20",
+            "LeNet",
             "LinearModel",
             "Normalized",
+            "as_module",
             "ShiftFlip",
             "extract_features",
             "training_recipe",

@@ -13,6 +13,7 @@ from skpoison.audit._registry import (
     REGRESSION,
     TABLES,
     AttackEntry,
+    follows_gradients,
     in_regression,
     is_image_network,
     register_attack,
@@ -100,6 +101,13 @@ def _all_to_all(context):
     from skpoison.attacks import AllToAllBackdoor
 
     return AllToAllBackdoor(_trigger(context))
+
+
+def _evasion(name, context):
+    from skpoison import evasion
+    from skpoison.audit._test_time import EvasionProbe
+
+    return EvasionProbe(getattr(evasion, name)())
 
 
 def _added_rows(context):
@@ -373,6 +381,17 @@ for _entry in (
         _all_to_all,
         goal="backdoor",
         auto=False,
+    ),
+    AttackEntry(
+        "witchcraft",
+        "held-out rows moved within a radius, 20 steps of random size; the exact worst "
+        "case for linear models",
+        "Knows the trained model and changes no training data; moves each column of a "
+        "row, or pixel, by at most the budget's share of its range; wants it misread.",
+        partial(_evasion, "WITCHcraft"),
+        data=DENSE,
+        goal="evasion",
+        auto=follows_gradients,
     ),
 ):
     register_attack(_entry)

@@ -26,6 +26,12 @@ def _attack(name, context):
     return getattr(federated, name)(**params)
 
 
+def _leakage(context):
+    from skpoison.audit._test_time import LeakageProbe
+
+    return LeakageProbe()
+
+
 def _rule(names, estimator):
     """Aggregate by a rule, behind others if there are several names."""
     from sklearn.pipeline import make_pipeline
@@ -113,6 +119,18 @@ for _name, _summary, _threat, _class, _auto in (
             clients=True,
         )
     )
+
+register_attack(
+    AttackEntry(
+        "gradient-inversion",
+        "what clients sent in the first round turned back into rows",
+        "The server itself, or who reads its mail: knows the model and how clients "
+        "train, sees the update of each client; wants the rows it was computed from.",
+        _leakage,
+        goal="leakage",
+        clients=True,
+    )
+)
 
 for _name, _summary, _rules, _auto in (
     ("trimmed-mean", "each coordinate without its extremes", ["TrimmedMean"], True),

@@ -93,6 +93,10 @@ class Crafter:
 
         if isinstance(attack, CraftedAttack):
             return None  # its default, a network
+        return self.stand_in()
+
+    def stand_in(self):
+        """Return a model, to be fitted, whose gradient is known."""
         models = default_estimators(self.plan.X, self.plan.context.task)
         return next(iter(models.values()))
 

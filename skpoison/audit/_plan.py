@@ -4,7 +4,7 @@ import copy
 import numbers
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import joblib
 import numpy as np
@@ -124,7 +124,9 @@ class Plan:
         # fold by fold and large budgets first: the long jobs do not come last
         for fold in range(len(self.folds)):
             for trial in range(self.n_trials):
-                for attack in range(len(self.attacks)):
+                for attack, entry in enumerate(self.attacks):
+                    if not entry.poisons:  # the control's models are attacked
+                        continue
                     for budget in reversed(self.budgets):
                         yield (attack, budget, fold, trial)
 
@@ -186,6 +188,7 @@ def make_plan(
     ]
     # what needs a network must be able to wrap every victim
     context = next((c for c in contexts if not c.neural), contexts[0])
+    context = replace(context, linear=all(c.linear for c in contexts))
     chosen_attacks = ATTACKS.choose(attacks, context)
     chosen_defenses = [_NO_DEFENSE, *DEFENSES.choose(defenses, context)]
     if not chosen_attacks:
@@ -272,6 +275,8 @@ def _common_task(victims):
 
 def _check_attack(entry, context, victim):
     """Raise on an attack that would take numbers for classes or the other way."""
+    if not entry.poisons:
+        return
     attack = name_victim(entry.make(context), victim)
     if not hasattr(attack, "_is_regression"):
         return

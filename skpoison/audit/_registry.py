@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 from scipy import sparse
 from sklearn.base import BaseEstimator, clone
+from sklearn.linear_model._base import LinearClassifierMixin
 from sklearn.utils import get_tags
 
 from skpoison.utils._containers import is_frame, is_number_type
@@ -37,6 +38,8 @@ class AuditContext:
     task : {"classification", "regression"}
     clients : bool
         Whether rows belong to clients, who train the model together.
+    linear : bool
+        Whether the victim is a linear classifier, or a pipeline that ends in one.
     """
 
     data: str
@@ -45,6 +48,7 @@ class AuditContext:
     neural: bool
     task: str = "classification"
     clients: bool = False
+    linear: bool = False
 
     @property
     def kinds(self):
@@ -66,7 +70,8 @@ class AuditContext:
         else:
             data = "numeric" if _is_numeric(X) else "mixed"
         n_classes = len(np.unique(y)) if task == "classification" else 0
-        return cls(data, shape, n_classes, neural, task, clients)
+        linear = isinstance(final, LinearClassifierMixin)
+        return cls(data, shape, n_classes, neural, task, clients, linear)
 
 
 def task_of(estimator):
@@ -118,10 +123,11 @@ class AttackEntry:
     data : frozenset of str
         Kinds of data that it takes, see :class:`AuditContext`; "flat images" are those
         numeric tables whose rows a network reads as images.
-    goal : {"availability", "backdoor", "targeted"}
+    goal : {"availability", "backdoor", "targeted", "evasion", "leakage"}
         Decides what damage means. An attack that is "targeted" has the parameters
         `targets` and `target_labels`, and `target_true_labels` if it can use them. The
-        audit sets them to rows of the test fold.
+        audit sets them to rows of the test fold. The last two poison nothing: they
+        attack a trained model, or look at what its clients sent.
     auto : bool or callable
         Part of ``attacks="auto"``; a callable tells so for an :class:`AuditContext`.
     tasks : frozenset of {"classification", "regression"}
@@ -144,6 +150,11 @@ class AttackEntry:
     auto: bool | Callable[[AuditContext], bool] = True
     tasks: frozenset = CLASSIFICATION
     clients: bool = False
+
+    @property
+    def poisons(self):
+        """Whether it changes what a model is trained on."""
+        return self.goal not in ("evasion", "leakage")
 
 
 @dataclass(frozen=True)
@@ -240,6 +251,13 @@ class _Registry:
     def _own(self, name, value):
         summary = repr(value)
         if self.kind == "attack":
+            if hasattr(value, "perturb"):
+                from skpoison.audit._test_time import EvasionProbe
+
+                make = partial(_clone_of, EvasionProbe(value))
+                return AttackEntry(
+                    name, summary, "given by the caller", make, goal="evasion"
+                )
             if not hasattr(value, "poison") or "budget" not in value.get_params():
                 raise TypeError(
                     f"attacks[{name!r}] must have poison(X, y) and the parameter "
@@ -367,3 +385,8 @@ def in_regression(context):
 def is_image_network(context):
     """Be part of "auto" for networks on images."""
     return context.neural and bool(context.kinds & PIXELS)
+
+
+def follows_gradients(context):
+    """Be part of "auto" for linear classifiers, and for networks on images."""
+    return context.linear or is_image_network(context)

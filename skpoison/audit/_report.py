@@ -11,6 +11,7 @@ from skpoison.utils._files import write_atomically
 _MAX_PRICE = 0.02
 _MIN_GAIN = 0.02
 _BREAKS_AT = 0.05
+_AFTER_TRAINING = ("evasion", "leakage")
 
 RULE = (
     "Damage is what an attack costs: for attacks on availability the clean score lost "
@@ -27,7 +28,14 @@ RULE = (
     "damage is what it loses, 1 at most: beyond that the victim is of no use, and the "
     f"clean score tells how far. The thresholds are {_BREAKS_AT:g} and {_MAX_PRICE:g} "
     "of the score. A held-out row counts as the attacker's success where the "
-    "prediction misses it by more than the standard deviation of the clean targets."
+    "prediction misses it by more than the standard deviation of the clean targets. "
+    "What attacks a finished model has lines of its own and no part in the "
+    "recommendation, which is about training data: evasion moves held-out rows at test "
+    "time, a budget being the radius as a share of the range of each column, or of all "
+    "pixels, and its damage the further rows that are misread; leakage turns what "
+    "clients sent in the first round back into rows, a budget being the clients looked "
+    "at, and its damage the share of their rows that come back to within a tenth of "
+    "their distance from the mean row."
 )
 
 
@@ -136,12 +144,17 @@ class AuditReport:
         clean = bare.drop_duplicates("estimator").set_index("estimator")["clean_score"]
         lost = summary["estimator"].map(clean) - summary["clean_score"]
         gained = summary["attack_success"] - summary["control_success"]
-        goals = {name: a["goal"] for name, a in self.meta["attacks"].items()}
-        on_clean = summary["attack"].map(goals) == "availability"
+        on_clean = self._goals(summary) == "availability"
         # R2 has no lower end: one ruined model is no better than another
         damage = lost.where(on_clean, gained).clip(lower=0.0, upper=1.0)
         summary["damage"] = damage.where(summary["n_failed"] == 0)
         return summary
+
+    def _goals(self, table):
+        """Return the goal of each row's attack."""
+        return table["attack"].map(
+            {n: a["goal"] for n, a in self.meta["attacks"].items()}
+        )
 
     def defenses(self):
         """Compare the defenses of each estimator.
@@ -150,17 +163,19 @@ class AuditReport:
         -------
         table : pandas.DataFrame
             `clean_score` without attack, `price` in clean score, `worst_damage` over
-            all attacks and budgets, and where it occurs, best first.
+            all attacks on the training data and all budgets, and where it occurs, best
+            first.
         """
         pandas = _import_pandas()
         summary = self.summary()
+        poisons = ~self._goals(summary).isin(_AFTER_TRAINING)
         rows = []
         for (estimator, defense), part in summary.groupby(
             ["estimator", "defense"], sort=False
         ):
             clean = part.loc[part["budget"] == 0, "clean_score"].iloc[0]
-            attacked = part[part["budget"] != 0]
-            if attacked["damage"].isna().any():
+            attacked = part[(part["budget"] != 0) & poisons[part.index]]
+            if len(attacked) == 0 or attacked["damage"].isna().any():
                 worst, attack, budget = float("nan"), "", float("nan")
             else:
                 at = attacked.loc[attacked["damage"].idxmax()]
@@ -203,10 +218,16 @@ class AuditReport:
         lines = []
         for estimator in self.meta["estimators"]:
             own = summary[summary["estimator"] == estimator]
-            verdict = _verdict(own, self.unit, self.meta["attacks"])
-            lines.append(
-                f"{estimator}: {verdict} {_advice(defenses, estimator, self.unit)}"
-            )
+            goals = self._goals(own)
+            poisoned = own[~goals.isin(_AFTER_TRAINING)]
+            parts = []
+            if len(poisoned):
+                parts = [
+                    _verdict(poisoned, self.unit, self.meta["attacks"]),
+                    _advice(defenses, estimator, self.unit),
+                ]
+            parts += _after_training(own[goals.isin(_AFTER_TRAINING)], self.meta)
+            lines.append(f"{estimator}: {' '.join(parts)}")
         return "\n".join(lines)
 
     def plot(self, figsize=None):
@@ -323,6 +344,34 @@ def _verdict(own, unit, attacks):
         f"{at['n_tries']}{tries}, control {at['control_success']:.1%}, clean score "
         f"{at['clean_score']:.3f}).{aside}"
     )
+
+
+def _after_training(own, meta):
+    """Say what the attacks on the bare finished model do, a sentence each."""
+    largest = meta["budgets"][-1]
+    bare = own[(own["defense"] == "none") & (own["budget"] == largest)]
+    sentences = []
+    for _, at in bare.iterrows():
+        if at["n_tries"] == 0:
+            sentences.append(
+                f"{at['attack']} was not tried: only updates of torch modules and of "
+                "the default model can be turned back."
+            )
+            continue
+        share = f"{at['attack_success']:.1%} [{at['low']:.1%}, {at['high']:.1%}]"
+        if meta["attacks"][at["attack"]]["goal"] == "leakage":
+            what = (
+                f"{at['attack']} gets back {share} of {at['n_tries']} rows from what "
+                f"clients sent at {largest:g}"
+            )
+        else:
+            what = (
+                f"At test time {at['attack']} within {largest:g} of the range has "
+                f"{share} of {at['n_tries']} rows misread, "
+                f"{at['control_success']:.1%} without it"
+            )
+        sentences.append(f"{what}.")
+    return sentences
 
 
 def _caveat(bare, attacks):

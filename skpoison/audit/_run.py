@@ -13,9 +13,12 @@ from tqdm import tqdm
 from skpoison.audit._crafting import Crafter
 from skpoison.audit._plan import NO_SHARE, make_plan
 from skpoison.audit._report import AuditReport
+from skpoison.audit._test_time import Trained
 from skpoison.compose._estimators import victim_parameters
 from skpoison.utils import RandomStreams, get_versions, set_random_states
 from skpoison.utils._containers import take_rows
+
+_NO_TRIES = np.zeros(0, dtype=bool)
 
 
 def audit(
@@ -376,12 +379,21 @@ def _run_job(plan, job):
     aims = [plan.aim(entry, fold, trial) for entry in entries]
     notes, rows = set(), []
     federation = plan.federation(fold, trial)
+    # what comes after training is tried on the models of the control
+    probes = {
+        i: entry.make(plan.context)
+        for i, entry in enumerate(entries)
+        if not entry.poisons
+    }
     if attack is None:
         X, y, n_poisoned = take_rows(plan.X, train), plan.y[train], 0
     for name in plan.victims:
         if attack is None:
             controls = [(i, 0, fold, trial) for i in range(len(plan.attacks))]
-            fitted = [craft(control, name)[0] for control in controls]
+            fitted = [
+                craft(control, name)[0] if entry.poisons else None
+                for control, entry in zip(controls, entries, strict=True)
+            ]
         else:
             crafted, data = craft(job, name)
             X, y, n_poisoned = data.X, data.y, int(crafted.n_poisoned_)
@@ -391,6 +403,8 @@ def _run_job(plan, job):
         for defense in plan.defenses:
             model, seeds = _seeded_victim(plan, name, fold, trial)
             model = defense.wrap(model)
+            for probe in probes.values():
+                probe.prepare(model)
             set_random_states(model, seeds, only_missing=True)
             start = time.perf_counter()
             try:
@@ -402,7 +416,11 @@ def _run_job(plan, job):
                         federation.fit(model, X, y, fitted[0], budget)
                     score = float(plan.scorers[name](model, X_test, y_test))
                     outcomes = [
-                        one.attack_outcomes(_reader(plan, model, aim), X_test, y_test)
+                        _NO_TRIES
+                        if one is None
+                        else one.attack_outcomes(
+                            _reader(plan, model, aim), X_test, y_test
+                        )
                         for one, aim in zip(fitted, aims, strict=True)
                     ]
             except Exception as error:
@@ -413,15 +431,36 @@ def _run_job(plan, job):
                     f"{plan.attacks[attack].name} at budget {budget}, fold {fold}: "
                     f"{type(error).__name__}: {error}"
                 )
-                score, outcomes = float("nan"), [np.zeros(0, dtype=bool)]
+                score, outcomes = float("nan"), [_NO_TRIES]
+            wins = [int(np.sum(o)) for o in outcomes]
+            tries = [len(o) for o in outcomes]
+            later = {}
+            for i, probe in probes.items():
+                trained = Trained(
+                    model,
+                    X,
+                    y,
+                    X_test,
+                    y_test,
+                    federation,
+                    plan.streams.seed(f"attack/{fold}/{trial}"),
+                    craft.stand_in,
+                )
+                found, opaque = probe.outcomes(trained, [0.0, *plan.budgets])
+                counts = [[int(np.sum(o)), len(o)] for o in found]
+                wins[i], tries[i] = counts[0]
+                later[str(i)] = counts[1:]
+                if opaque:
+                    craft.stand_ins.setdefault(entries[i].name, []).append(name)
             rows.append(
                 {
                     "estimator": name,
                     "defense": defense.name,
                     "n_poisoned": n_poisoned,
                     "score": score,
-                    "wins": [int(np.sum(o)) for o in outcomes],
-                    "tries": [len(o) for o in outcomes],
+                    "wins": wins,
+                    "tries": tries,
+                    "later": later,
                     "seconds": time.perf_counter() - start,
                 }
             )
@@ -447,11 +486,16 @@ def _collect(plan, done):
     for i, entry in enumerate(plan.attacks):
         for fold, (train, _) in enumerate(plan.folds):
             for trial in range(plan.n_trials):
-                clean = done[None, 0, fold, trial]["rows"]
-                for budget in [0, *plan.budgets]:
-                    job = (None if budget == 0 else i, budget, fold, trial)
-                    column = i if budget == 0 else 0
+                clean_job = (None, 0, fold, trial)
+                clean = done[clean_job]["rows"]
+                for at, budget in enumerate([0, *plan.budgets]):
+                    poisoned = budget != 0 and entry.poisons
+                    job = (i, budget, fold, trial) if poisoned else clean_job
                     for row, control in zip(done[job]["rows"], clean, strict=True):
+                        column = 0 if poisoned else i
+                        wins, tries = row["wins"][column], row["tries"][column]
+                        if budget != 0 and not poisoned:
+                            wins, tries = row["later"][str(i)][at - 1]
                         key = {
                             "estimator": row["estimator"],
                             "attack": entry.name,
@@ -466,18 +510,19 @@ def _collect(plan, done):
                                 "n_poisoned": row["n_poisoned"],
                                 "n_train": len(train),
                                 "clean_score": row["score"],
-                                "n_success": row["wins"][column],
-                                "n_tries": row["tries"][column],
-                                "attack_success": _share(row, column),
+                                "n_success": wins,
+                                "n_tries": tries,
+                                "attack_success": _share(wins, tries),
                                 "n_control": control["wins"][i],
                                 "n_control_tries": control["tries"][i],
-                                "control_success": _share(control, i),
+                                "control_success": _share(
+                                    control["wins"][i], control["tries"][i]
+                                ),
                             }
                         )
                         timings.append({**key, "fit_seconds": row["seconds"]})
     return table, timings
 
 
-def _share(row, column):
-    tries = row["tries"][column]
-    return row["wins"][column] / tries if tries else float("nan")
+def _share(wins, tries):
+    return wins / tries if tries else float("nan")

@@ -18,9 +18,9 @@ from skpoison.attacks._craft._members import Members
 from skpoison.attacks._craft._sets import Ball
 from skpoison.attacks._craft._steps import Optimizer
 from skpoison.attacks._craft._unroll import AdversarialLoss, unrolled_loss
-from skpoison.defenses._hooks import evaluating
 from skpoison.defenses._plain_hooks import derangement
 from skpoison.utils import RandomStreams
+from skpoison.utils._tensors import evaluating
 
 #: Steps of gradient descent that "metapoison" looks ahead, and their rate.
 _N_UNROLL, _UNROLL_RATE = 2, 0.1

@@ -14,13 +14,12 @@ and lets gradients through. It may have
 Here are the hooks made of others; those on a batch alone are in `_plain_hooks`.
 """
 
-from contextlib import contextmanager
-
 import torch
 from sklearn.base import BaseEstimator
 from torch.nn import functional as F
 
 from skpoison.defenses._plain_hooks import CutMix, Cutout, Mixup, Noise
+from skpoison.utils._tensors import evaluating
 from skpoison.utils._validation import check_number, check_option
 
 
@@ -125,22 +124,6 @@ class MaxUp(BaseEstimator):
         hardest = losses.view(len(Xs), -1).argmax(0)
         rows = torch.arange(Xs.shape[1], device=X.device)
         return Xs[hardest, rows], Ts[hardest, rows]
-
-
-@contextmanager
-def evaluating(module):
-    """Keep a network in evaluation mode, and what it is given as it was."""
-    modes = [(part, part.training) for part in module.modules()]
-    # a module that works in place must not reach rows that are trained on, or needed
-    # once more
-    copies = module.register_forward_pre_hook(lambda _, args: (args[0].clone(),))
-    module.eval()
-    try:
-        yield
-    finally:
-        copies.remove()
-        for part, mode in modes:  # a callback may have frozen some
-            part.training = mode
 
 
 class Compose(BaseEstimator):

@@ -227,6 +227,9 @@ class DPInstaHideClassifier(TorchClassifier):
     def _module_input(self, X):
         return self._mechanism.clip(super()._module_input(X))
 
+    def _module_tensor(self, x):
+        return self._mechanism.clip_tensor(super()._module_tensor(x))
+
     def _train(self, net, X, y, streams):
         rng = _mixtures.private_generator(self.random_state, streams)
         mechanism, batches = self._mechanism, None

@@ -184,6 +184,19 @@ class Mechanism:
             rows = rows * shrink[:, None].astype(X.dtype)
         return rows.reshape(X.shape)
 
+    def clip_tensor(self, x):
+        """Do the same to a tensor; gradients go through."""
+        import torch
+
+        rows = x.flatten(1)
+        low, high = (torch.from_numpy(b).to(rows) for b in (self.low, self.high))
+        rows = rows.clamp(low, high)
+        if self.clip_norm is not None:
+            order = 1 if self.noise == "laplace" else 2
+            norms = torch.linalg.vector_norm(rows, order, dim=1, keepdim=True)
+            rows = rows * (self.clip_norm / norms.clamp(min=self.clip_norm))
+        return rows.reshape(x.shape)
+
     # ----------------------------------------------------------------- release
 
     def pass_size(self, n_samples):

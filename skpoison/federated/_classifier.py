@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from skpoison.federated._engines import make_engine
 from skpoison.federated._model import FederatedModel
+from skpoison.federated._recorded import Recorder
 from skpoison.federated._rounds import Federation, NotFiniteError
 from skpoison.federated._setup import (
     cast_clients,
@@ -102,6 +103,11 @@ class FederatedClassifier(FederatedModel):
         a pass over its validation rows.
     snapshot_every : int or None, default=None
         Keep the weights after every so many rounds, for :meth:`evaluate`.
+    record_updates : int, list of int or None, default=None
+        Keep what each client sends, for :meth:`observed_update`: in every so many
+        rounds from the first on, or in the rounds listed, numbered from 0 as in
+        `history_`. Each takes the memory of n_clients times n_weights numbers. Not
+        for scikit-learn classifiers.
     device : str or torch.device, default="auto"
         Of torch modules: "auto" is CUDA where there is one. All else runs on the CPU.
     dtype : {"float32", "float64"}, default="float32"
@@ -233,6 +239,7 @@ class FederatedClassifier(FederatedModel):
         chunk_clients=None,
         aggregate_buffers="rule",
         snapshot_every=None,
+        record_updates=None,
         device="auto",
         dtype="float32",
         random_state=None,
@@ -261,6 +268,7 @@ class FederatedClassifier(FederatedModel):
         self.chunk_clients = chunk_clients
         self.aggregate_buffers = aggregate_buffers
         self.snapshot_every = snapshot_every
+        self.record_updates = record_updates
         self.device = device
         self.dtype = dtype
         self.random_state = random_state
@@ -365,6 +373,9 @@ class FederatedClassifier(FederatedModel):
             aggregate_buffers=self.aggregate_buffers,
             validation=validation,
             track=given or self.select == "best",
+            recorder=Recorder(
+                self.record_updates, clients, cast, state.attack is not None
+            ),
         )
         self.n_clients_ = len(clients)
         self.client_indices_ = cast.indices

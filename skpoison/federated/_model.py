@@ -14,6 +14,7 @@ from sklearn.utils.validation import (
 )
 
 from skpoison.federated._learners._base import softmax
+from skpoison.federated._recorded import observed
 from skpoison.federated._rounds import as_arrays
 from skpoison.utils._validation import check_given, check_number
 
@@ -167,3 +168,56 @@ class FederatedModel(ClassifierMixin, BaseEstimator):
         kept[state.round] = state.weights
         errors, losses = state.learner.evaluate(np.stack(list(kept.values())), X, y)
         return Bunch(round=np.array(list(kept)), error=errors, loss=losses)
+
+    def observed_update(self, round, client):
+        """Return what the server saw of one client, ready for gradient inversion.
+
+        Parameters
+        ----------
+        round : int
+            One that `record_updates` kept, from 0.
+        client : object
+            Its number, or where `client_id` was given its id.
+
+        Returns
+        -------
+        observed : ObservedUpdate
+            ``module``, a torch module with the weights before the round, in evaluation
+            mode; ``update``, what the client sent by parameter name; ``kind``,
+            "weights"; the client's recipe as ``n_samples``, ``local_steps``,
+            ``local_lr``, ``local_batch_size`` and ``batch_norm``, and the ``shape`` of
+            a sample; ``sample_indices``, the rows of X in its batches, in order, None
+            where an attacker sent the update.
+
+        Raises
+        ------
+        ValueError
+            The round was not recorded, the client took no part in it, or what it sent
+            is zero or not finite.
+
+        See Also
+        --------
+        skpoison.inversion.GradientInversion : Reconstructs the rows.
+
+        Notes
+        -----
+        Weights after less weights before lose digits: with ``dtype="float32"`` and a
+        small `lr`, few are left. A client's dropout can't be known.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_digits
+        >>> from skpoison.federated import FederatedClassifier
+        >>> X, y = load_digits(return_X_y=True)
+        >>> clf = FederatedClassifier(
+        ...     n_clients=20, n_rounds=3, batch_size=1, record_updates=[2],
+        ...     dtype="float64", random_state=0,
+        ... ).fit(X / 16, y)
+        >>> seen = clf.observed_update(2, client=7)
+        >>> weight, bias = seen.update.values()
+        >>> row = (weight[0] / bias[0]).numpy() * 16
+        >>> bool(abs(row - X[seen.sample_indices[0]]).max() < 1e-9)
+        True
+        """
+        check_is_fitted(self)
+        return observed(self._state, round, client, self._sample_shape)

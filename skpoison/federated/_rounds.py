@@ -38,6 +38,7 @@ class ServerState:
     round: int = 0
     attack_history: dict = field(default_factory=dict)
     records: list = field(default_factory=list)
+    recorded: dict = field(default_factory=dict)
     snapshots: list = field(default_factory=list)
     best_error: float = math.inf
     best_weights: Any = None
@@ -68,6 +69,8 @@ class Federation:
         The server's own rows.
     track : bool
         Whether the validation error of every round is wanted.
+    recorder : Recorder
+        Keeps what clients send.
     engine : engine
         Set before the first round.
     """
@@ -81,6 +84,7 @@ class Federation:
     aggregate_buffers: str = "rule"
     validation: Any = None
     track: bool = False
+    recorder: Any = None
     engine: Any = None
 
     def __post_init__(self):
@@ -118,6 +122,8 @@ class Federation:
         record["train_loss"] = _mean(losses[honest])
         record["client_norm"] = _mean(norms[honest])
         record["byzantine_norm"] = _mean(norms[byzantine])
+        # a copy: rules may work in place
+        sent = updates.copy() if self.recorder.wants(state.round) else None
         kept, f = np.arange(len(numbers)), self.f
         root = self._root_update() if state.rule.needs_root_update else None
         if state.rejection is not None:
@@ -141,6 +147,10 @@ class Federation:
             record["n_byzantine_selected"] = int(np.isin(selected, byzantine).sum())
         if self.track:
             self._judge(weights, record)
+        if sent is not None:
+            state.recorded[state.round] = self.recorder.note(
+                state.round, state.weights, numbers, sent
+            )
         state.weights = weights
         state.round += 1
         state.records.append({**record, **clock.seconds})

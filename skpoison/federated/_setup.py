@@ -14,6 +14,7 @@ from skpoison.federated._clients import BatchPlan, Clients, stream
 from skpoison.federated._engines import ENGINES
 from skpoison.federated._learners import make_learner
 from skpoison.federated._partition import METHODS, clients_of_ids, partition_clients
+from skpoison.federated._recorded import check_record_updates
 from skpoison.federated._rounds import ServerState
 from skpoison.utils import RandomStreams, set_random_states
 from skpoison.utils._validation import check_number, check_option
@@ -63,6 +64,7 @@ def check_parameters(estimator):
     if hasattr(p.attack, "_check_params"):
         p.attack._check_params()
     _check_validation(p.validation)
+    check_record_updates(p.record_updates)
     for callback in p.callbacks or ():
         if not callable(callback):
             raise TypeError(f"callbacks must hold callables, got {callback!r}")
@@ -104,6 +106,11 @@ def new_state(estimator, sample_shape, n_classes):
         device=estimator.device,
         seed=streams.seed("init"),
     )
+    if estimator.record_updates is not None and not hasattr(learner, "fitted"):
+        raise TypeError(
+            "record_updates needs estimator=None or a torch module: "
+            f"{type(estimator.estimator).__name__} takes steps of its own"
+        )
     reason = learner.reason_for_loop
     if estimator.engine == "vectorized" and reason:
         warnings.warn(

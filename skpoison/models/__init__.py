@@ -6,16 +6,19 @@ from skpoison.models._features import extract_features
 from skpoison.models._modules import (
     MLP,
     ConvNet,
+    LeNet,
     LinearModel,
     Normalized,
     ResNet18,
     ResNet20,
 )
 from skpoison.models._recipes import training_recipe
+from skpoison.models._sklearn_modules import as_module
 from skpoison.models._together import can_train_together, fit_together
 
 __all__ = [
     "ConvNet",
+    "LeNet",
     "LinearModel",
     "MLP",
     "Normalized",
@@ -24,6 +27,7 @@ __all__ = [
     "ShiftFlip",
     "TorchClassifier",
     "TorchRegressor",
+    "as_module",
     "can_train_together",
     "extract_features",
     "fit_together",

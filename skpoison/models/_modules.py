@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from skpoison.utils._validation import check_option
+
 
 def _image_shape(module, input_shape):
     shape = tuple(input_shape)
@@ -189,6 +191,54 @@ class ConvNet(nn.Module):
 
     def forward(self, X):
         return self.head(self.features(X))
+
+
+class LeNet(nn.Module):
+    """The small LeNet on which gradient inversion was first measured.
+
+    Three 5x5 convolutions of 12 channels, the first two with stride 2, and one linear
+    layer. Weights and biases start uniform in [-0.5, 0.5], large enough for gradients
+    to reach the input through the sigmoids. 15,826 weights for 3x32x32 and 10 classes.
+
+    Parameters
+    ----------
+    input_shape : tuple of int
+        (channels, height, width), sides of at least 4.
+    n_outputs : int
+        Number of classes, 1 for regression.
+    activation : {"sigmoid", "relu"}, default="sigmoid"
+        "sigmoid" is the paper's [1]_: matching gradients needs second derivatives.
+
+    References
+    ----------
+    .. [1] L. Zhu, Z. Liu and S. Han. Deep leakage from gradients. NeurIPS 2019,
+       arXiv:1906.08935.
+
+    Examples
+    --------
+    >>> from skpoison.models import LeNet
+    >>> net = LeNet((3, 32, 32), 10)
+    >>> sum(p.numel() for p in net.parameters())
+    15826
+    """
+
+    def __init__(self, input_shape, n_outputs, activation="sigmoid"):
+        super().__init__()
+        n_in, height, width = _image_shape(self, input_shape)
+        check_option("activation", activation, ("sigmoid", "relu"))
+        unit = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU}[activation]
+        layers = []
+        for stride in (2, 2, 1):
+            layers += [nn.Conv2d(n_in, 12, 5, stride, padding=2), unit()]
+            n_in = 12
+        self.features = nn.Sequential(*layers, nn.Flatten())
+        n_cells = math.ceil(height / 4) * math.ceil(width / 4)
+        self.linear = nn.Linear(12 * n_cells, n_outputs)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -0.5, 0.5)
+
+    def forward(self, X):
+        return self.linear(self.features(X))
 
 
 class _PadShortcut(nn.Module):

@@ -1,5 +1,7 @@
 """Where tensors live, and the projection that every crafting step ends with."""
 
+from contextlib import contextmanager
+
 import numpy as np
 
 
@@ -33,6 +35,22 @@ def resolve_device(device):
             "device='auto' falls back to the CPU"
         )
     return resolved
+
+
+@contextmanager
+def evaluating(module):
+    """Keep a network in evaluation mode, and what it is given as it was."""
+    modes = [(part, part.training) for part in module.modules()]
+    # a module that works in place must not reach rows that are trained on, or needed
+    # once more
+    copies = module.register_forward_pre_hook(lambda _, args: (args[0].clone(),))
+    module.eval()
+    try:
+        yield
+    finally:
+        copies.remove()
+        for part, mode in modes:  # a callback may have frozen some
+            part.training = mode
 
 
 def project(delta, x, eps, norm, low, high):

@@ -10,6 +10,7 @@ import torch
 from skpoison.models import (
     MLP,
     ConvNet,
+    LeNet,
     LinearModel,
     ResNet18,
     ResNet20,
@@ -25,6 +26,8 @@ def test_image_networks_take_any_size(shape):
         ConvNet(shape, 5, channels=(4, 4, 4, 4), hidden=8, dropout=0.2),
         ResNet18(shape, 5, width=4),
         ResNet20(shape, 5),
+        LeNet(shape, 5),
+        LeNet(shape, 5, activation="relu"),
         MLP(shape, 5),
         LinearModel(shape, 5),
     ):
@@ -32,7 +35,7 @@ def test_image_networks_take_any_size(shape):
 
 
 @pytest.mark.parametrize("shape", [(20,), (1, 3, 8), (8, 8)])
-@pytest.mark.parametrize("module", [ConvNet, ResNet18, ResNet20])
+@pytest.mark.parametrize("module", [ConvNet, LeNet, ResNet18, ResNet20])
 def test_image_networks_say_what_they_need(module, shape):
     with pytest.raises(ValueError, match=f"{module.__name__} needs samples of shape"):
         module(shape, 2)
@@ -45,8 +48,23 @@ def test_sizes():
     # figures of the papers' tables and of direct counts
     assert n_weights(ResNet18((3, 32, 32), 10)) == 11_173_962
     assert n_weights(ResNet20((3, 32, 32), 10)) == 269_722
+    assert n_weights(LeNet((3, 32, 32), 10)) == 15_826
+    assert n_weights(LeNet((1, 28, 28), 10)) == 13_426
     assert n_weights(LinearModel((3, 2), 4)) == 28
     assert n_weights(MLP((4,), 3, hidden=())) == 15
+
+
+def test_lenet_starts_as_published():
+    net = LeNet((1, 28, 28), 10)
+    for values in net.parameters():  # biases too
+        assert values.abs().max() <= 0.5
+    every = torch.cat([p.detach().flatten() for p in net.parameters()])
+    assert abs(every.mean()) < 0.02 and abs(every.std() - 12**-0.5) < 0.01
+    assert not any(isinstance(part, torch.nn.ReLU) for part in net.modules())
+    strides = [p.stride[0] for p in net.modules() if isinstance(p, torch.nn.Conv2d)]
+    assert strides == [2, 2, 1]
+    with pytest.raises(ValueError, match="activation must be one of 'sigmoid', 'relu'"):
+        LeNet((1, 28, 28), 10, activation="tanh")
 
 
 def test_per_sample_gradients_and_second_derivatives():

@@ -178,8 +178,9 @@ def pca(step, X, G, n_fit):
     if step.whiten:
         variance = step.explained_variance_
         floor = 10 * max(step.n_samples_, X.shape[1]) * _EPS * variance.max(initial=0)
-        # what rounding errors are scaled up to has no derivative
-        G = np.where(variance <= floor, 0.0, G)
+        if n_fit:
+            # what rounding errors are scaled up to has no derivative
+            G = np.where(variance <= floor, 0.0, G)
         scale = np.sqrt(np.maximum(variance, _EPS**2))
     G = G / scale
     G_in = G @ V

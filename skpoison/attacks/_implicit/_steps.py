@@ -11,6 +11,7 @@ from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.feature_selection import SelectorMixin
 from sklearn.frozen import FrozenEstimator
 from sklearn.impute import MissingIndicator, SimpleImputer
+from sklearn.kernel_approximation import Nystroem, RBFSampler
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
@@ -24,7 +25,7 @@ from sklearn.preprocessing import (
     StandardScaler,
 )
 
-from skpoison.attacks._implicit import _rules
+from skpoison.attacks._implicit import _kernel_rules, _rules
 from skpoison.attacks._implicit._columns import (
     Rows,
     slopes,
@@ -284,6 +285,12 @@ def _imputer(step, rows, categories, context):
     return _columnwise(_rules.simple_imputer, step, rows, categories, context)
 
 
+def _nystroem(step, rows, categories, context):
+    if step.kernel != "rbf" or step.kernel_params:
+        return _unknown(step, rows, categories, context)
+    return _numeric(_kernel_rules.nystroem, step, rows, categories, context)
+
+
 def _elementwise(derivative, kw_args=None):
     def rule(step, X, G, n_fit):
         with np.errstate(all="ignore"):
@@ -487,11 +494,13 @@ RULES: dict = {
     MinMaxScaler: partial(_numeric, _rules.min_max_scaler),
     MissingIndicator: partial(_columnwise, None),
     Normalizer: partial(_numeric, _rules.normalizer),
+    Nystroem: _nystroem,
     OneHotEncoder: partial(_columnwise, None),
     OrdinalEncoder: partial(_columnwise, None),
     PCA: partial(_numeric, _rules.pca),
     Pipeline: _pipeline,
     PolynomialFeatures: partial(_numeric, _rules.polynomial_features),
+    RBFSampler: partial(_numeric, _kernel_rules.rbf_sampler),
     RobustScaler: partial(_numeric, _rules.robust_scaler),
     SelectorMixin: _selector,
     SimpleImputer: _imputer,

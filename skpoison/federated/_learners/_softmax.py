@@ -118,6 +118,19 @@ class SoftmaxLearner(Learner):
         coef, intercept = self._parts(weights.astype(np.float64))
         return X.reshape(len(X), -1).astype(np.float64) @ coef.T + intercept
 
+    def fitted(self, weights):
+        """Return the model as a torch module."""
+        import torch
+
+        from skpoison.models import LinearModel
+        from skpoison.utils import local_torch_seed
+
+        with local_torch_seed(0):  # the draws of the module's own start
+            module = LinearModel((self.n_features,), self.n_classes)
+        module.to(getattr(torch, self.dtype.name)).eval()
+        torch.nn.utils.vector_to_parameters(torch.tensor(weights), module.parameters())
+        return module
+
 
 def _slope(logits, y):
     """Return the slopes of each row's loss by its logits, and the losses."""
