@@ -77,7 +77,7 @@ class AnalyticInversion(BaseEstimator):
 
     .. math::
         \\sigma'(z) \\, (W * a + b - z) = 0, \\qquad
-        \\textstyle\\sum_p \\delta_z(p) \\, a(p + q) = \\partial L / \\partial W(q),
+        \\sum_p \\delta_z(p) \\, a(p + q) = \\partial L / \\partial W(q),
 
     the first at known outputs, the second for each tap q of the kernel, both linear in
     a. The derivative by a is the transposed convolution of :math:`\\delta_z`, and so

@@ -128,9 +128,9 @@ class GradientInversion(BaseEstimator):
     dB with it and at 34 dB without.
 
     "auto" takes, in this order: "analytic" where the closed form applies to one row,
-    whose result is the start of what follows if its relative mismatch exceeds 1e-3;
-    "lbfgs" where all activations are smooth; "signed_adam", or "adam" where labels are
-    sought.
+    whose result is the start of what follows if its equations disagree and its relative
+    mismatch exceeds 1e-3; "lbfgs" where all activations are smooth; "signed_adam", or
+    "adam" where labels are sought.
 
     References
     ----------
@@ -235,7 +235,7 @@ class GradientInversion(BaseEstimator):
         Returns
         -------
         found : Bunch
-            X : ndarray of shape (n_samples, *shape)
+            X : ndarray of shape (n_samples, ...)
                 In the unit of `bounds`. The order of rows with the same label is not
                 identifiable.
             y : ndarray of shape (n_samples,)
@@ -247,8 +247,9 @@ class GradientInversion(BaseEstimator):
             method : str
                 The solver that ran.
             exact : bool
-                A closed form ran, and the residual is below 1e-4.
+                A closed form ran, and its layers' equations agree.
             n_iter : int
+                Iterations of the chosen restart.
             loss_curve : ndarray of shape (n_iter,)
                 Mismatch at each iteration of the chosen restart.
             restart_losses : ndarray of shape (n_restarts,)
@@ -280,7 +281,8 @@ class GradientInversion(BaseEstimator):
                     first = self._closed_form(problem)
             except (TypeError, ValueError):
                 pass  # several rows or steps, or a network that is no chain
-            if first is not None and first.residual <= _GOOD_ENOUGH:
+            # a clipped or rescaled update mismatches, yet its layers can agree
+            if first is not None and (first.exact or first.residual <= _GOOD_ENOUGH):
                 return first
             smooth = not has_kinks(problem.client, problem.shape)
             by_sign = "signed_adam" if problem.y is not None else "adam"
