@@ -152,7 +152,9 @@ class BaseEvasion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             `solver` : {"exact", "search"}
         """
         estimator = self._model()
-        model = view(estimator, device=self.device)
+        # tensors made under a caller's inference mode can't record gradients
+        with torch.inference_mode(False):
+            model = view(estimator, device=self.device)
         X = self._read(X)
         check_number("batch_size", self.batch_size, low=1, integer=True)
         eps, plan = self._checked(X.shape[1:])
@@ -162,10 +164,9 @@ class BaseEvasion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         fitted = hasattr(self, "surrogate_")
         streams = RandomStreams(self._seed if fitted else self.random_state)
         box = self._box(X)
-        # models that are no networks read flat rows
-        agree(model, estimator, X if model.modules else X.reshape(len(X), -1))
-        # tensors made under a caller's inference mode can't record gradients
         with model.in_use(), torch.inference_mode(False), torch.no_grad():
+            # models that are no networks read flat rows
+            agree(model, estimator, X if model.modules else X.reshape(len(X), -1))
             job = Job(
                 model,
                 X,
@@ -267,8 +268,9 @@ class BaseEvasion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                     "bounds=(low, high)"
                 )
             return self.bounds_
+        lowest, highest = (0.0, 255.0) if X.dtype == np.uint8 else (-np.inf, np.inf)
         if self.bounds is None:
-            return (0.0, 255.0) if X.dtype == np.uint8 else (-np.inf, np.inf)
+            return lowest, highest
         low, high = bounds_pair(self.bounds, X.shape[1:])
         # a scaler's largest value is 1 only up to rounding
         ulp = 8 * np.finfo(X.dtype if X.dtype.kind == "f" else np.float64).eps
@@ -280,7 +282,7 @@ class BaseEvasion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                 f"X lies outside bounds={self.bounds!r}: {n_outside} of its {X.size} "
                 f"values, which span [{X.min():g}, {X.max():g}]"
             )
-        return low, high
+        return np.maximum(low, lowest), np.minimum(high, highest)
 
     def get_feature_names_out(self, input_features=None):
         """Return the names of the input features, for two-dimensional input.

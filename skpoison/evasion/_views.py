@@ -24,6 +24,7 @@ from skpoison.models._sklearn_modules import (
     check_differentiable,
     unwrapped,
 )
+from skpoison.utils import local_torch_seed
 from skpoison.utils._containers import take_rows
 from skpoison.utils._tensors import evaluating, resolve_device
 
@@ -257,8 +258,9 @@ def agree(view, estimator, X, *, n_rows=50):
         return
     at = np.unique(np.linspace(0, len(X) - 1, min(n_rows, len(X))).astype(int))
     rows = take_rows(X, at)
-    codes = own_codes(view, estimator, rows)
     with view.in_use(), torch.no_grad():
+        with local_torch_seed(0):  # loaders of skorch draw from the global stream
+            codes = own_codes(view, estimator, rows)
         scores = view.scores(as_tensor(view, rows)).double().cpu().numpy()
     if codes.max(initial=0) < scores.shape[1]:
         best, own = scores.max(axis=1), scores[np.arange(len(at)), codes]

@@ -7,16 +7,15 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils import Bunch
-from torch import nn
 
 from skpoison.inversion._chain import trace_chain
 from skpoison.inversion._client import UPDATES, Client
 from skpoison.inversion._labels import recover_labels
+from skpoison.inversion._model import Model
 from skpoison.inversion._objective import Objective
 from skpoison.inversion._recursion import DETERMINED, walk_back
 from skpoison.inversion._solvers import lbfgs
 from skpoison.inversion._updates import load_update
-from skpoison.models._sklearn_modules import as_module
 from skpoison.utils._tensors import resolve_device
 from skpoison.utils._validation import bounds_pair, check_number, check_option
 
@@ -151,8 +150,8 @@ class AnalyticInversion(BaseEstimator):
         gradients : list, dict, array or path
             What the client sent, see :func:`load_update`.
         labels : int or array-like of shape (1,), default=None
-            Position of the sample's class among the network's scores. None reads it off
-            the gradient.
+            The sample's class, in `classes_` of a fitted classifier or by its position
+            among a network's scores. None reads it off the gradient.
         shape : tuple of int, default=None
             Shape of the input, (channels, height, width) for images. None is for
             networks that start with a linear layer, and take a vector.
@@ -161,7 +160,7 @@ class AnalyticInversion(BaseEstimator):
         -------
         result : Bunch
             - X : ndarray of shape (1, \\*shape), float64, in the unit of `bounds`.
-            - y : ndarray of shape (1,), int64.
+            - y : ndarray of shape (1,), the label as `labels` takes it.
             - loss : squared relative mismatch of the gradient at X.
             - residual : its root, ``||g(X) - g|| / ||g||``.
             - exact : bool, whether the equations of every layer determine its input
@@ -189,16 +188,17 @@ class AnalyticInversion(BaseEstimator):
             determine its input; `labels` and the gradient disagree.
         """
         self._check()
-        module = as_module(self.module)
+        model = Model(self.module)
+        module = model.network
         update = load_update(gradients, module)
-        shape = _input_shape(module, shape)
+        shape = model.shape(shape)
         device = resolve_device(self.device)
         client = Client(module, dtype=torch.float64, device=device)
         client.n_outputs(shape)
         precision = max(torch.finfo(g.dtype).eps for g in update.values())
         factor = -1.0 / self.local_lr if self.update == "weights" else 1.0
         update = {n: factor * g.to(device, torch.float64) for n, g in update.items()}
-        given = self._given(labels, client, shape)
+        given = self._given(labels, model, client, shape)
         mean, scale = (_per_channel(n, getattr(self, n), shape) for n in _NORMALS)
         low, high = self._box(shape)
         box = [torch.as_tensor((b - mean) / scale, device=device) for b in (low, high)]
@@ -220,7 +220,7 @@ class AnalyticInversion(BaseEstimator):
                 z, residual, method = polished, after, f"{method}+lbfgs"
         return Bunch(
             X=np.clip(z.cpu().numpy() * scale + mean, low, high),
-            y=y.cpu().numpy(),
+            y=model.labels(y.cpu().numpy()),
             loss=residual**2,
             residual=residual,
             exact=exact,
@@ -235,11 +235,13 @@ class AnalyticInversion(BaseEstimator):
         if not isinstance(self.polish, bool | np.bool_):
             raise TypeError(f"polish must be a bool, got {self.polish!r}")
 
-    def _given(self, labels, client, shape):
+    def _given(self, labels, model, client, shape):
         """Return the label that was given as a tensor, checked, or None."""
         if labels is None:
             return None
-        labels = np.atleast_1d(np.asarray(labels))
+        if np.ndim(labels) == 0:
+            labels = [labels]
+        labels = model.positions("labels", labels)
         if labels.size != 1:
             raise ValueError(
                 f"the closed form recovers one sample, got {labels.size} labels: use "
@@ -301,22 +303,6 @@ def _mismatch(client, update, z, y):
     found, _ = client(z, y, create_graph=False)
     off = sum((found[n] - g).square().sum() for n, g in update.items())
     return float((off / sum(g.square().sum() for g in update.values())).sqrt())
-
-
-def _input_shape(module, shape):
-    """Return the shape of one input, given or that of a linear layer's."""
-    if shape is not None:
-        shape = tuple(shape)
-        for side in shape:
-            check_number("shape", side, low=1, integer=True)
-        return shape
-    first = next(p for p in module.modules() if [*p.parameters(recurse=False)])
-    if not isinstance(first, nn.Linear):
-        raise ValueError(
-            "shape=None is for networks that start with a linear layer; pass the shape "
-            f"of one input, such as (3, 32, 32): the first layer is {first}"
-        )
-    return (first.in_features,)
 
 
 def _per_channel(name, value, shape):

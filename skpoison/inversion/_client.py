@@ -7,6 +7,7 @@ import torch
 from torch.func import functional_call, replace_all_batch_norm_modules_, vmap
 from torch.nn import functional as F
 
+from skpoison.inversion._model import Model
 from skpoison.inversion._network import check_modes, recorded
 from skpoison.utils._validation import check_number, check_option
 
@@ -101,18 +102,28 @@ class Client:
             )
         return scores.shape[1]
 
-    def labels(self, y, n_rows, n_outputs):
+    def labels(self, y, n_rows, n_outputs, name="labels"):
         """Return class indices or soft labels as a tensor, checked."""
         if not isinstance(y, torch.Tensor):
-            y = torch.as_tensor(np.asarray(y))
+            y = np.asarray(y)
+            if y.dtype.kind not in "fiub":
+                raise TypeError(
+                    f"{name} must be numbers for a network, which has no other names "
+                    f"of classes, got dtype {y.dtype}"
+                )
+            kind = np.float64 if y.dtype.kind == "f" else np.int64
+            y = torch.from_numpy(np.array(y, dtype=kind, order="C"))
         if y.ndim < 1 or len(y) != n_rows:
-            raise ValueError(f"labels has shape {tuple(y.shape)} for {n_rows} rows")
+            raise ValueError(
+                f"{name} must have one entry a row, {n_rows}, got shape "
+                f"{tuple(y.shape)}"
+            )
         if self.criterion is F.cross_entropy:
             soft = y.is_floating_point() and tuple(y.shape[1:]) == (n_outputs,)
             whole = y.ndim == 1 and bool((y == y.to(torch.int64)).all())
             if not soft and not (whole and 0 <= y.min() and y.max() < n_outputs):
                 raise ValueError(
-                    f"labels must be class indices in [0, {n_outputs - 1}], one a row, "
+                    f"{name} must be class indices in [0, {n_outputs - 1}], one a row, "
                     f"or rows of {n_outputs} probabilities, got shape {tuple(y.shape)} "
                     f"with values from {y.min().item():g} to {y.max().item():g}"
                 )
@@ -173,12 +184,13 @@ def client_update(
 
     Parameters
     ----------
-    module : torch.nn.Module
-        The server's network. It is not changed.
+    module : torch.nn.Module or fitted classifier
+        The server's model, see :func:`skpoison.models.as_module`. It is not changed.
     X : array or Tensor of shape (n_samples, ...)
-        As the network takes them.
+        As the model takes them. A network's uint8 pixels are divided by 255.
     y : array or Tensor of shape (n_samples,) or (n_samples, n_outputs)
-        Class indices, or soft labels.
+        Labels, as in `classes_` of a fitted classifier and positions among the scores
+        of a network; or soft labels.
     update : {"gradient", "weights"}, default="gradient"
         The gradient of the mean loss, or the weights after local training minus those
         before, as in federated averaging.
@@ -231,8 +243,9 @@ def client_update(
     >>> {name: tuple(value.shape) for name, value in gradient.items()}
     {'weight': (3, 4), 'bias': (3,)}
     """
+    model = Model(module)
     client = Client(
-        module,
+        model.network,
         update=update,
         local_steps=local_steps,
         local_lr=local_lr,
@@ -240,10 +253,10 @@ def client_update(
         criterion=criterion,
         batch_norm=batch_norm,
     )
-    if not isinstance(X, torch.Tensor):
-        X = torch.as_tensor(np.asarray(X))
-    X = X.to(client.device, client.dtype)
-    y = client.labels(y, len(X), client.n_outputs(X.shape[1:]))
+    X = model.rows(X).to(client.device, client.dtype)
+    if not (isinstance(y, torch.Tensor) and y.requires_grad):
+        y = model.positions("y", y)
+    y = client.labels(y, len(X), client.n_outputs(X.shape[1:]), name="y")
     if not create_graph:
         X, y = X.detach(), y.detach()
     found, _ = client(X, y, create_graph=create_graph)

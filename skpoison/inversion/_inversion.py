@@ -292,6 +292,8 @@ class GradientInversion(BaseEstimator):
     def _check_parameters(self):
         check_number("n_samples", self.n_samples, low=1, integer=True)
         check_option("update", self.update, UPDATES)
+        check_number("local_steps", self.local_steps, low=1, integer=True)
+        check_number("local_lr", self.local_lr, low=0, strict=True)
         check_option("solver", self.solver, _SOLVERS)
         check_option("loss", self.loss, ("auto", *LOSSES))
         check_option("scoring", self.scoring, SCORES)
@@ -381,7 +383,7 @@ class GradientInversion(BaseEstimator):
         )
         variables = [self._starts(space, first)]
         if problem.y is None:
-            shape = (self.n_restarts, self.n_samples, len(problem.classes))
+            shape = (self.n_restarts, self.n_samples, problem.n_outputs)
             variables.append(torch.zeros(shape, dtype=client.dtype).to(space.device))
             labels = _soft
         else:

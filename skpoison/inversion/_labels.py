@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from skpoison.inversion._model import Model
 from skpoison.inversion._updates import load_update
-from skpoison.models._sklearn_modules import as_module
 from skpoison.utils import RandomStreams
 from skpoison.utils._tensors import evaluating
 from skpoison.utils._validation import check_number, check_option
@@ -60,9 +60,9 @@ def recover_labels(
 
     Returns
     -------
-    labels : ndarray of shape (n_samples,), int64
-        Positions of the classes among the network's scores, ascending: the order of
-        the samples can't be told.
+    labels : ndarray of shape (n_samples,)
+        As in `classes_` of a fitted classifier, and positions among the scores of a
+        network. Ascending: the order of the samples can't be told.
 
     Raises
     ------
@@ -122,7 +122,8 @@ def recover_labels(
     check_option("update", update, ["gradient", "weights"])
     check_number("local_steps", local_steps, low=1, integer=True)
     check_number("local_lr", local_lr, low=0.0, strict=True)
-    module = as_module(module)
+    model = Model(module)
+    module = model.network
     observed = load_update(gradients, module)
     scale = -1.0 / (local_steps * local_lr) if update == "weights" else 1.0
     observed = {
@@ -140,20 +141,24 @@ def recover_labels(
     probe = _Probe(module, last, shape, random_state)
     if bias is None:
         if n_samples == 1:
-            return np.array([_label_without_bias(weight, probe)])
+            return model.labels(np.array([_label_without_bias(weight, probe)]))
         direction = probe.features().mean(axis=0)
         bias = weight @ direction / max(direction @ direction, 1e-300)
+    if not bias.any():
+        raise ValueError(
+            "the gradient of the last layer is zero: the labels can't be counted"
+        )
     if len(bias) == 1:  # one decision value against zero
         bias = np.append(-bias, bias)
     if n_samples == 1:
-        return np.array([int(bias.argmin())])
+        return model.labels(bias.argmin(keepdims=True))
     _warn_sum(bias)
     if class_prior is None:
         prior = _guess_prior(bias, n_samples, probe)
     else:
         prior = _check_prior(class_prior, len(bias))
     counts = _round(n_samples * (prior - bias), n_samples)
-    return np.repeat(np.arange(len(bias)), counts)
+    return model.labels(np.repeat(np.arange(len(bias)), counts))
 
 
 def last_linear(module):

@@ -1,16 +1,14 @@
 """What the server knows, read from what the user passes."""
 
-import numpy as np
 import torch
-from torch import nn
 
 from skpoison.inversion._client import Client
 from skpoison.inversion._labels import recover_labels
+from skpoison.inversion._model import Model
 from skpoison.inversion._updates import load_update
-from skpoison.models._sklearn_modules import as_module
 from skpoison.utils import RandomStreams
 from skpoison.utils._tensors import resolve_device
-from skpoison.utils._validation import check_number, check_option
+from skpoison.utils._validation import check_option
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -33,22 +31,22 @@ class Problem:
     target : dict of str to Tensor
         The update; a gradient where the client takes one step.
     shape : tuple of int
-    classes : ndarray of shape (n_outputs,)
+    n_outputs : int
     y : Tensor of shape (n_samples,) or (n_samples, n_outputs), or None
-        Positions in `classes` or soft labels; None if they are sought.
+        Positions among the scores or soft labels; None if they are sought.
     """
 
     def __init__(self, attack, gradients, labels, shape):
-        self.network = as_module(attack.module)
+        self.model = Model(attack.module)
+        self.network = self.model.network
         self.target = load_update(gradients, self.network)
         if attack.update == "weights" and attack.local_steps == 1:
             # one step from the server's weights is a gradient, and treated as one
             rate = -attack.local_lr
             self.target = {name: u / rate for name, u in self.target.items()}
         self.client = make_client(attack, self.network, DTYPES.get(attack.dtype))
-        self.shape = self._shape(attack.module, shape)
-        n_outputs = self.client.n_outputs(self.shape)
-        self.classes = getattr(attack.module, "classes_", np.arange(n_outputs))
+        self.shape = self.model.shape(shape)
+        self.n_outputs = self.client.n_outputs(self.shape)
         self.y = None
         if isinstance(labels, str):
             _check_sought(labels, attack.solver)
@@ -62,31 +60,10 @@ class Problem:
         y = y.cpu().numpy()
         if y.ndim > 1:
             y = y.argmax(1)
-        return self.classes[y] if y.dtype.kind == "i" else y
-
-    def _shape(self, estimator, shape):
-        if shape is None and hasattr(estimator, "input_shape_"):
-            shape = estimator._module_shape()
-        if shape is None:
-            parts = self.network.modules()
-            first = next(m for m in parts if [*m.parameters(recurse=False)])
-            if not isinstance(first, nn.Linear):
-                raise ValueError(
-                    "shape must be that of one input, such as (3, 32, 32): "
-                    f"{type(self.network).__name__} starts with "
-                    f"{type(first).__name__}, which does not tell it"
-                )
-            return (first.in_features,)
-        try:
-            shape = tuple(shape)
-        except TypeError:
-            raise TypeError(f"shape must be a tuple of int, got {shape!r}") from None
-        for side in shape:
-            check_number("each number in shape", side, low=1, integer=True)
-        return shape
+        return self.model.labels(y)
 
     def _set(self, labels, attack):
-        self.y = self.client.labels(labels, attack.n_samples, len(self.classes))
+        self.y = self.client.labels(labels, attack.n_samples, self.n_outputs)
 
     def _counted(self, attack):
         if attack.criterion is not None:
@@ -108,23 +85,13 @@ class Problem:
         )
 
     def _given(self, labels, attack):
-        labels = np.asarray(labels)
+        labels = self.model.positions("labels", labels)
         if labels.ndim < 1 or len(labels) != attack.n_samples:
             raise ValueError(
                 f"labels must have one entry a row, n_samples={attack.n_samples}, got "
                 f"shape {labels.shape}"
             )
-        if labels.ndim > 1 or attack.criterion is not None:
-            return labels
-        found = np.searchsorted(self.classes, labels).clip(0, len(self.classes) - 1)
-        wrong = self.classes[found] != labels
-        if wrong.any():
-            known = ", ".join(map(str, self.classes[:10]))
-            raise ValueError(
-                f"labels has {labels[wrong].tolist()[0]!r}, which is none of the "
-                f"{len(self.classes)} classes {known}"
-            )
-        return found
+        return labels
 
 
 def make_client(attack, network, dtype):

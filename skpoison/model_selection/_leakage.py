@@ -43,9 +43,10 @@ def leakage_curve(
         Its ``module`` and the client's recipe in its parameters are those of the
         clients. Not changed.
     X : array-like of shape (n_images, ...)
-        In the unit of the inversion's ``bounds``.
-    y : array-like of int of shape (n_images,)
-        Positions of the classes among the module's scores. The attacker is told.
+        In the unit of the inversion's ``bounds``; uint8 is divided by 255.
+    y : array-like of shape (n_images,)
+        Labels, as in `classes_` of a fitted classifier and positions among the scores
+        of a network. The attacker is told.
     defense : callable
         ``defense(update, value)`` returns what the client sends instead, such as
         :func:`~skpoison.inversion.noise_update`. Where it has a parameter
@@ -91,6 +92,8 @@ def leakage_curve(
     """
     X, y = np.asarray(X), np.asarray(y)
     check_consistent_length(X, y)
+    if X.dtype == np.uint8:
+        X = X / 255
     param_range = list(param_range)
     if not callable(defense):
         raise TypeError(
@@ -121,7 +124,7 @@ def _of_one_image(inversion, X, y, defense, param_range, data_range, seed):
     params = inversion.get_params(deep=False)
     recipe = {to: params[name] for name, to in _CLIENT.items() if name in params}
     module = as_module(params["module"])
-    update = client_update(module, _as_the_network_takes(X, params), y, **recipe)
+    update = client_update(params["module"], _as_the_network_takes(X, params), y, **recipe)
     streams = RandomStreams(seed)
     if params.get("random_state", 0) is None:
         # no clone: the module may be a fitted classifier
