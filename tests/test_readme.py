@@ -41,3 +41,14 @@ def test_sweep_prints_what_is_shown():
         if expected[-1] != "mean_test_attack":  # solvers differ between versions
             for a, b in zip(found[-2:], expected[-2:], strict=True):
                 assert float(a) == pytest.approx(float(b), abs=0.02)
+
+
+def test_evasion_and_inversion_print_what_is_shown():
+    found, shown = _run("AnalyticInversion")
+    for line, expected in zip(found[:3], shown[:3], strict=True):
+        *words, share, _ = line.split()
+        *known, wanted, _ = expected.split()
+        assert words == known
+        assert float(share) == pytest.approx(float(wanted), abs=0.01)
+    assert found[3].startswith("from its gradient: label 1, row off by")
+    assert float(found[3].split()[-1]) < 1e-12

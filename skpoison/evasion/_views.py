@@ -22,6 +22,7 @@ from skpoison.models._sklearn_modules import (
     WithZero,
     as_module,
     check_differentiable,
+    of_network,
     unwrapped,
 )
 from skpoison.utils import local_torch_seed
@@ -135,7 +136,7 @@ def _module_view(module, device):
 
 
 def _network_view(estimator):
-    module = as_module(estimator)
+    module = of_network(estimator)  # `in_use` alone changes its mode
     first = next(iter(module.parameters()), torch.zeros(0))
     classes, scale, device = None, 255.0, first.device
     if isinstance(estimator, TorchEstimator):

@@ -76,7 +76,7 @@ def as_module(estimator):
     estimator = unwrapped(estimator)
     check_differentiable(estimator)
     if hasattr(estimator, "module_"):
-        return _of_network(estimator).eval()
+        return of_network(estimator).eval()
     if isinstance(estimator, BaseSVC) and not _is_linear(estimator):
         return KernelMachine(estimator).eval()
     if isinstance(estimator, MLPClassifier):
@@ -170,7 +170,8 @@ class _OneOutput(nn.Module):
         return torch.cat([torch.full_like(out, self.own_logit), out], dim=1)
 
 
-def _of_network(estimator):
+def of_network(estimator):
+    """Return the scores of a fitted network, which stays in the mode that it is in."""
     module = estimator.module_
     # ours put out logits
     criterion = None if _is_ours(estimator) else getattr(estimator, "criterion_", None)
