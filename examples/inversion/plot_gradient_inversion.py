@@ -24,6 +24,7 @@ from skpoison.inversion import (
     AnalyticInversion,
     client_update,
     invert_linear,
+    noise_update,
     recover_labels,
 )
 from skpoison.metrics import psnr
@@ -58,20 +59,9 @@ for layer in found.layers:
 # of the gradient's entries; where the equations no longer agree, the attack goes on by
 # matching the gradient.
 
-
-def with_noise(gradient, level):
-    generator = torch.Generator().manual_seed(0)
-    entries = torch.cat([g.ravel() for g in gradient.values()])
-    size = level * entries.square().mean().sqrt()
-    return {
-        name: g + size * torch.randn(g.shape, generator=generator, dtype=g.dtype)
-        for name, g in gradient.items()
-    }
-
-
 cases = {"float32": {name: g.float() for name, g in gradient.items()}}
 for level in (1e-4, 1e-3, 1e-2, 1e-1):
-    cases[f"noise {level:g}"] = with_noise(gradient, level)
+    cases[f"noise {level:g}"] = noise_update(gradient, level, random_state=0)
 
 fig, axes = plt.subplots(1, 6, figsize=(9, 1.9), layout="constrained")
 axes[0].imshow(secret[0].transpose(1, 2, 0))

@@ -20,7 +20,12 @@ from skpoison.evasion._witchcraft import WITCHcraft
 from skpoison.models import TorchClassifier
 from skpoison.models._net import ClassifierNet
 from skpoison.utils._tensors import evaluating
-from skpoison.utils._validation import bounds_pair, check_number, check_option
+from skpoison.utils._validation import (
+    bounds_pair,
+    check_number,
+    check_option,
+    warn_unit,
+)
 
 _ATTACKS = {"witchcraft": WITCHcraft, "pgd": PGD, "momentum": MomentumPGD}
 _NAMES = (*_ATTACKS, "fgsm", "fast", "free")
@@ -198,7 +203,8 @@ class AdversarialClassifier(TorchClassifier):
     Warns
     -----
     UserWarning
-        X lies outside `bounds`: they are in another unit than X.
+        X lies outside `bounds`, or `eps` exceeds the range of X: they are in another
+        unit than X.
 
     See Also
     --------
@@ -330,5 +336,6 @@ class AdversarialClassifier(TorchClassifier):
                 UserWarning,
                 stacklevel=4,
             )
+        warn_unit(net.hook_.attack.eps, X)
         net.max_epochs = math.ceil(net.max_epochs / net.hook_.n_replays)
         super()._train(net, X, y, streams)

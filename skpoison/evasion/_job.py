@@ -82,7 +82,12 @@ class Job:
     def _count_classes(self):
         """Return the number of scores that the model gives."""
         row = torch.tensor(self.X[:1], device=self.device).to(self.dtype)
-        scores = self.scores(row)
+        try:
+            scores = self.scores(row)
+        except (RuntimeError, IndexError) as error:
+            raise ValueError(
+                f"the model can't read rows of X, of shape {self.X.shape[1:]}: {error}"
+            ) from error
         check_scores(scores, 1)
         return scores.shape[1]
 

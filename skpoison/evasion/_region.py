@@ -101,15 +101,17 @@ class Region:
         uniforms : tensor of shape (n, 1 + values in a row)
             From (0, 1). The first column is the distance, of "l2" only.
         """
-        uniforms = uniforms.to(self.x)
+        # in half precision draws near 1 would be 1, where erfinv is infinite
+        wide = torch.promote_types(self.x.dtype, torch.float32)
+        uniforms = uniforms.to(self.x.device, wide)
         signed = uniforms[:, 1:].reshape(self.x.shape) * 2 - 1
         if self.norm == "linf":
-            return self.project(signed.mul_(self.eps).add_(self.x))
+            return self.project(signed.mul_(self.eps).add_(self.x).to(self.x.dtype))
         # normal numbers have no preferred direction; the volume within r grows as r^d
         normal = torch.erfinv(signed.clamp_(-1 + 1e-6, 1 - 1e-6))
         radius = self.eps * uniforms[:, 0] ** (1 / uniforms[0, 1:].numel())
         normal *= per_row(radius, normal) / lengths(normal).clamp_min_(1e-30)
-        return self.project(normal.add_(self.x))
+        return self.project(normal.add_(self.x).to(self.x.dtype))
 
     def seen(self, x):
         """Return x as it will be handed back: whole pixels, digits of its type."""

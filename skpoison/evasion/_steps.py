@@ -10,9 +10,10 @@ def direction(gradient, norm):
     if norm == "linf":
         return gradient.sign_()
     # by the largest value first: squares of small ones underflow
+    tiny = torch.finfo(gradient.dtype).tiny
     largest = per_row(gradient.flatten(1).abs().amax(1), gradient)
-    gradient /= largest.clamp_min_(torch.finfo(gradient.dtype).tiny)
-    return gradient.div_(lengths(gradient).clamp_min_(1e-30))
+    gradient /= largest.clamp_min_(tiny)
+    return gradient.div_(lengths(gradient).clamp_min_(tiny))
 
 
 def _as(value, like):

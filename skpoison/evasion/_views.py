@@ -129,6 +129,8 @@ def _is_auto(device):
 
 
 def _module_view(module, device):
+    if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+        module = nn.Sequential(module)
     first = next(iter(module.parameters()), torch.zeros(0))
     where = first.device if _is_auto(device) else resolve_device(device)
     affine = _affine_of(module)

@@ -55,7 +55,7 @@ class Client:
         check_number("local_steps", local_steps, low=1, integer=True)
         check_number("local_lr", local_lr, low=0, strict=True)
         if batch_size is not None:
-            check_number("local_batch_size", batch_size, low=1, integer=True)
+            check_number("batch_size", batch_size, low=1, integer=True)
         if update == "gradient" and local_steps > 1:
             raise ValueError(
                 f"local_steps={local_steps} makes an update of weights: set "
@@ -94,11 +94,12 @@ class Client:
                 f"{type(self.module).__name__} takes no inputs of shape "
                 f"{tuple(shape)}: {error}"
             ) from error
-        if not isinstance(scores, torch.Tensor) or scores.ndim != 2:
+        is_rows = isinstance(scores, torch.Tensor) and scores.ndim == 2
+        if not is_rows or len(scores) != len(rows):
             found = getattr(scores, "shape", type(scores).__name__)
             raise ValueError(
                 f"{type(self.module).__name__} must return one row of scores an input, "
-                f"got {found}"
+                f"got {found} for {len(rows)}"
             )
         return scores.shape[1]
 
@@ -120,6 +121,8 @@ class Client:
             )
         if self.criterion is F.cross_entropy:
             soft = y.is_floating_point() and tuple(y.shape[1:]) == (n_outputs,)
+            if soft:  # not so where a value is NaN
+                soft = bool((y >= 0).all() and ((y.sum(1) - 1).abs() < 1e-3).all())
             whole = y.ndim == 1 and bool((y == y.to(torch.int64)).all())
             if not soft and not (whole and 0 <= y.min() and y.max() < n_outputs):
                 raise ValueError(
@@ -162,7 +165,13 @@ class Client:
         def loss(weights):
             with recorded(layers) as inputs:
                 scores = functional_call(self.module, weights, (X,))
-            return self.criterion(scores, y), tuple(inputs[part] for part in layers)
+            value = self.criterion(scores, y)
+            if not isinstance(value, torch.Tensor) or value.ndim:
+                found = getattr(value, "shape", type(value).__name__)
+                raise TypeError(
+                    f"criterion must return a tensor that holds one number, got {found}"
+                )
+            return value, tuple(inputs[part] for part in layers)
 
         return loss
 
@@ -220,6 +229,8 @@ def client_update(
     ValueError
         Labels out of range, rows that do not fit the network, a network in training
         mode with dropout or, unless `batch_norm` says how, batch normalisation.
+    FloatingPointError
+        The update is NaN or infinite.
 
     Notes
     -----
@@ -236,12 +247,14 @@ def client_update(
 
     Examples
     --------
-    >>> import torch
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.linear_model import LogisticRegression
     >>> from skpoison.inversion import client_update
-    >>> module = torch.nn.Linear(4, 3)
-    >>> gradient = client_update(module, torch.rand(2, 4), [0, 2])
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = LogisticRegression(max_iter=1000).fit(X, y)
+    >>> gradient = client_update(clf, X[:2], y[:2])
     >>> {name: tuple(value.shape) for name, value in gradient.items()}
-    {'weight': (3, 4), 'bias': (3,)}
+    {'0.weight': (3, 4), '0.bias': (3,)}
     """
     model = Model(module)
     client = Client(
@@ -260,6 +273,12 @@ def client_update(
     if not create_graph:
         X, y = X.detach(), y.detach()
     found, _ = client(X, y, create_graph=create_graph)
+    for name, values in found.items():
+        if not values.isfinite().all():
+            raise FloatingPointError(
+                f"the update of {name!r} has NaN or infinite values: the rows, the "
+                "weights or local_lr are too large"
+            )
     return found
 
 
@@ -281,6 +300,11 @@ def _gradient_of(create_graph):
         }
         with torch.enable_grad():
             value, inputs = loss(weights)
+            if not value.requires_grad:
+                raise ValueError(
+                    "the loss can't be differentiated by the weights: the criterion "
+                    "or the network detaches them"
+                )
             found = torch.autograd.grad(
                 value, list(weights.values()), create_graph=create_graph,
                 allow_unused=True, materialize_grads=True,

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import numpy as np
@@ -121,11 +121,21 @@ class GradientInversion(BaseEstimator):
     gives the layer's input h* [1]_ and ``F = |h(z) - h*|^2 / |h*|^2``. Of B rows the
     gradient by weights and bias, side by side, is ``D^T [H, 1]`` with one row of D and
     H a sample: where its rank is B, the span of its rows holds every (h, 1), and F is
-    the share of the candidates' (h, 1) outside of it. This is our addition. It is 0 at
-    the truth, so it does not move an exact solution, and it takes away most of the
-    mixing that makes batches hard: eight images of Fashion-MNIST behind an untrained
-    LeNet, gradients in double precision, 2,000 evaluations of L-BFGS, came back at 66
-    dB with it and at 34 dB without.
+    the share of the candidates' (h, 1) outside of it. More is known where the layer is
+    also the last one, the loss is cross entropy, labels are given or counted, and B is
+    smaller than the number of classes, 12 at most: D is the softmax of what H gives,
+    minus the labels, and with G the few unknowns of H are determined. They are sought
+    from fixed starts in a second or two. If the equations are met to rounding, the
+    layers in front are undone as far as they are square, and F is the squared relative
+    distance to the deepest values found, row by row; if not, the span remains. All of
+    this is our addition. F is 0 at the truth, so it does not move an exact solution,
+    and it takes away most of the mixing that makes batches hard: three times eight
+    images of Fashion-MNIST behind untrained LeNets, gradients in double precision,
+    1,500 evaluations of L-BFGS, came back at 129, 85 and 50 dB with all of it, at 63,
+    54 and 39 dB with the span alone. No such term adds what the gradient does not hold:
+    four colour images of 32x32 have 12,288 pixels, for which we count 7,572 independent
+    equations in their LeNet's gradient, and need a prior, as by ``tv_weight=0.01`` with
+    ``init="gray"``.
 
     "auto" takes, in this order: "analytic" where the closed form applies to one row,
     whose result is the start of what follows if its equations disagree and its relative
@@ -142,14 +152,14 @@ class GradientInversion(BaseEstimator):
 
     Examples
     --------
-    >>> import torch
     >>> from sklearn.datasets import load_digits
     >>> from skpoison.inversion import GradientInversion, client_update
     >>> from skpoison.models import LeNet
+    >>> from skpoison.utils import local_torch_seed
     >>> X, y = load_digits(return_X_y=True)
     >>> X = X[:2].reshape(-1, 1, 8, 8) / 16
-    >>> _ = torch.manual_seed(0)
-    >>> net = LeNet((1, 8, 8), 10).double()
+    >>> with local_torch_seed(0):
+    ...     net = LeNet((1, 8, 8), 10).double()
     >>> seen = client_update(net, X, y[:2])
     >>> attack = GradientInversion(net, n_samples=2, max_iter=300, random_state=0)
     >>> found = attack.reconstruct(seen, labels=y[:2], shape=(1, 8, 8))
@@ -300,6 +310,8 @@ class GradientInversion(BaseEstimator):
         if self.tv_weight != "auto":
             check_number("tv_weight", self.tv_weight, low=0)
         check_number("feature_weight", self.feature_weight, low=0)
+        if not isinstance(self.priors, Iterable):
+            raise TypeError(f"priors must be a sequence, got {self.priors!r}")
         for prior in self.priors:
             if not hasattr(prior, "bind") or not hasattr(prior, "weight"):
                 raise TypeError(
@@ -417,7 +429,9 @@ class GradientInversion(BaseEstimator):
             priors.append(TotalVariation(weight))
         terms = [(p.weight, *p.bind(problem.network)) for p in priors if p.weight > 0]
         if self.feature_weight > 0:
-            found = feature_term(client, problem.target, problem.shape, self.n_samples)
+            found = feature_term(
+                client, problem.target, problem.shape, self.n_samples, problem.y
+            )
             if found is not None:
                 terms.append((self.feature_weight, *found))
         return terms

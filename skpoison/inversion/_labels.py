@@ -109,12 +109,14 @@ def recover_labels(
 
     Examples
     --------
-    >>> import torch
+    >>> import numpy as np
     >>> from skpoison.inversion import client_update, recover_labels
     >>> from skpoison.models import MLP
-    >>> _ = torch.manual_seed(0)
-    >>> net, X = MLP((4,), 3), torch.rand(6, 4)
-    >>> gradients = client_update(net, X, torch.tensor([2, 0, 2, 1, 2, 0]))
+    >>> from skpoison.utils import local_torch_seed
+    >>> with local_torch_seed(0):
+    ...     net = MLP((4,), 3)
+    >>> X = np.random.RandomState(0).rand(6, 4)
+    >>> gradients = client_update(net, X, [2, 0, 2, 1, 2, 0])
     >>> recover_labels(gradients, net, 6, random_state=0)
     array([0, 0, 1, 2, 2, 2])
     """
@@ -124,6 +126,7 @@ def recover_labels(
     check_number("local_lr", local_lr, low=0.0, strict=True)
     model = Model(module)
     module = model.network
+    shape = None if shape is None else model.shape(shape)
     observed = load_update(gradients, module)
     scale = -1.0 / (local_steps * local_lr) if update == "weights" else 1.0
     observed = {
@@ -138,7 +141,7 @@ def recover_labels(
             f"gradients hold nothing of the last layer, {name or 'the module'}: its "
             "parameters are frozen, and the labels can't be counted"
         )
-    probe = _Probe(module, last, shape, random_state)
+    probe = _Probe(module, last, shape, RandomStreams(random_state))
     if bias is None:
         if n_samples == 1:
             return model.labels(np.array([_label_without_bias(weight, probe)]))
@@ -150,13 +153,14 @@ def recover_labels(
         )
     if len(bias) == 1:  # one decision value against zero
         bias = np.append(-bias, bias)
+    if class_prior is not None:
+        class_prior = _check_prior(class_prior, len(bias))
     if n_samples == 1:
-        return model.labels(bias.argmin(keepdims=True))
+        return model.labels(np.array([bias.argmin()]))
     _warn_sum(bias)
-    if class_prior is None:
+    prior = class_prior
+    if prior is None:
         prior = _guess_prior(bias, n_samples, probe)
-    else:
-        prior = _check_prior(class_prior, len(bias))
     counts = _round(n_samples * (prior - bias), n_samples)
     return model.labels(np.repeat(np.arange(len(bias)), counts))
 
@@ -224,7 +228,9 @@ def _guess_prior(bias, n_samples, probe):
 
 
 def _check_prior(class_prior, n_classes):
-    prior = np.asarray(class_prior, dtype=np.float64)
+    prior = np.asarray(class_prior)
+    if prior.dtype.kind not in "fiu":
+        raise TypeError(f"class_prior must be an array of numbers, got {class_prior!r}")
     if prior.shape != (n_classes,):
         raise ValueError(
             f"class_prior must have one entry a class, {n_classes}, got shape "
@@ -239,6 +245,8 @@ def _check_prior(class_prior, n_classes):
 
 def _round(shares, total):
     """Return the whole numbers >= 0 with this total that are next to `shares`."""
+    # wild ones, as of another loss, would swallow the total
+    shares = np.clip(shares, -1e6 * total, 1e6 * total)
     # projection onto the simplex: the constant whose subtraction keeps the total
     ordered = np.sort(shares)[::-1]
     excess = (np.cumsum(ordered) - total) / np.arange(1, len(shares) + 1)
@@ -253,9 +261,9 @@ def _round(shares, total):
 class _Probe:
     """Features before the last layer, and its prediction, on normal noise."""
 
-    def __init__(self, module, last, shape, random_state):
+    def __init__(self, module, last, shape, streams):
         self.module, self.last = module, last
-        self.shape, self.random_state = shape, random_state
+        self.shape, self.streams = shape, streams
 
     def features(self):
         """Return float64 features of shape (n_probes, n_inputs of the last layer)."""
@@ -278,7 +286,13 @@ class _Probe:
 
     def _run(self):
         if self.shape is not None:
-            return self._forward(self.shape, _N_PROBES)
+            try:
+                return self._forward(self.shape, _N_PROBES)
+            except (RuntimeError, ValueError, IndexError) as error:
+                raise ValueError(
+                    f"{type(self.module).__name__} takes no inputs of shape "
+                    f"{self.shape}: {error}"
+                ) from error
         for shape in _input_shapes(self.module):
             try:
                 self._forward(shape, 1)
@@ -290,11 +304,11 @@ class _Probe:
     def _forward(self, shape, n_probes):
         """Return what went into the last layer and what came out."""
         caught: list = []
+        noise = self.streams.numpy("noise")
+        inputs = torch.as_tensor(noise.standard_normal((n_probes, *shape)))
         hook = self.last.register_forward_hook(
             lambda _, args, scores: caught.append((args[0], scores))
         )
-        noise = RandomStreams(self.random_state).numpy("noise")
-        inputs = torch.as_tensor(noise.standard_normal((n_probes, *shape)))
         try:
             with evaluating(self.module), torch.no_grad():
                 self.module(inputs.to(next(self.module.parameters())))

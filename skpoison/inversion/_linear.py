@@ -128,6 +128,9 @@ def _array(name, values, ndim):
     if hasattr(values, "detach"):
         import torch
 
+        if values.is_complex():
+            raise TypeError(f"{name} must hold real numbers, got {values.dtype}")
+
         precision = torch.finfo(values.dtype).eps if values.is_floating_point() else 0.0
         values = values.detach().to("cpu", torch.float64).numpy()
     else:

@@ -1,5 +1,7 @@
 """The model that a user passes: its network, its classes, the rows that it takes."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
@@ -23,7 +25,9 @@ class Model:
 
     def __init__(self, model):
         self.network = as_module(model)
-        self._estimator = None if isinstance(model, nn.Module) else unwrapped(model)
+        self._estimator: Any = (
+            None if isinstance(model, nn.Module) else unwrapped(model)
+        )
 
     def positions(self, name, labels):
         """Return the positions of labels of a fitted classifier among its classes.
@@ -81,12 +85,11 @@ class Model:
         """
         if not isinstance(X, torch.Tensor):
             X = np.asarray(X)
+            if X.dtype.kind not in "fiubO":
+                raise TypeError(f"X must hold numbers, got dtype {X.dtype}")
             # torch takes neither negative strides nor all types
             kind = np.uint8 if X.dtype == np.uint8 else np.float64
-            try:
-                X = torch.from_numpy(np.array(X, dtype=kind, order="C"))
-            except (TypeError, ValueError):
-                raise TypeError(f"X must hold numbers, got dtype {X.dtype}") from None
+            X = torch.from_numpy(np.array(X, dtype=kind, order="C"))
         if X.is_complex():
             raise TypeError(f"X must hold real numbers, got {X.dtype}")
         if X.ndim < 2 or not len(X):

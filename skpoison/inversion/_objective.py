@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import torch
 
+from skpoison.inversion._heads import row_target
 from skpoison.inversion._linear import invert_linear
 from skpoison.inversion._network import first_linear
 
@@ -34,7 +35,14 @@ class Objective:
     def __init__(self, client, target, *, loss, terms, shape, n_samples):
         self.client, self.loss = client, loss
         # of length one, so that squares of small gradients do not vanish in float32
-        length = sum(float((t.double() ** 2).sum()) for t in target.values()) ** 0.5
+        largest = max(float(t.abs().max()) for t in target.values())
+        parts = [t.double() / largest for t in target.values()]
+        length = largest * sum(float((t**2).sum()) for t in parts) ** 0.5
+        if not 1e-100 < length < 1e100:
+            raise ValueError(
+                f"the update has length {length:.0e}, which is none of a gradient: "
+                "check its unit, and local_lr"
+            )
         self.unit = 1 / length
         self.target = {
             n: (t.double() * self.unit).to(client.device, client.dtype)
@@ -142,13 +150,15 @@ def _activations(client, shape):
     return sum(sizes) // 2
 
 
-def feature_term(client, target, shape, n_samples):
+def feature_term(client, target, shape, n_samples, labels=None):
     """Return (names, value) of the prior that an observed linear layer makes, or None.
 
     Of one sample, the first linear layer's gradient tells its input h* exactly, and
     the value is ``||h - h*||^2 / ||h*||^2``. Of several, the rows of the gradient by
     weights and bias, side by side, span the same space as the samples' inputs (h, 1)
     if the rank says that none is lost; the value is the share of (h, 1) outside of it.
+    With labels, the last layer may even tell each sample's own, see
+    :func:`row_target`.
     """
     name = None
     if client.is_one_gradient:
@@ -156,6 +166,10 @@ def feature_term(client, target, shape, n_samples):
     keys = [f"{name}.{part}" if name else part for part in ("weight", "bias")]
     if name is None or not all(key in target for key in keys):
         return None
+    if labels is not None:
+        found = row_target(client, target, shape, name, labels)
+        if found is not None:
+            return found
     precision = max(torch.finfo(target[key].dtype).eps for key in keys)
     weight, bias = (target[key].cpu().double().numpy() for key in keys)
     if n_samples == 1:

@@ -100,7 +100,7 @@ def adam(
     )
 
 
-def lbfgs(objective, variables, labels, box, *, max_iter, tol, verbose):
+def lbfgs(objective, variables, labels, box, *, max_iter, tol, verbose, patience=None):
     """Descend by SciPy's L-BFGS-B in the box, one restart after the other.
 
     Parameters
@@ -109,6 +109,8 @@ def lbfgs(objective, variables, labels, box, *, max_iter, tol, verbose):
         As in :func:`adam`.
     max_iter : int
         Largest number of evaluations.
+    patience : int, default=None
+        Evaluations in which the objective must fall by a tenth, or a restart ends.
 
     Returns
     -------
@@ -119,7 +121,7 @@ def lbfgs(objective, variables, labels, box, *, max_iter, tol, verbose):
     for restart in range(len(variables[0])):
         start = [v[restart : restart + 1] for v in variables]
         with tqdm(total=max_iter, disable=not verbose, leave=False) as bar:
-            descent = _Descent(objective, start, labels, tol, bar)
+            descent = _Descent(objective, start, labels, tol, patience, bar)
             descent.run(box, max_iter)
         for end, value in zip(ends, descent.unpack(descent.best), strict=True):
             end.append(value)
@@ -131,14 +133,15 @@ def lbfgs(objective, variables, labels, box, *, max_iter, tol, verbose):
 
 
 class _Done(Exception):
-    """The mismatch is small enough, or no number."""
+    """The mismatch is small enough, stuck, or no number."""
 
 
 class _Descent:
     """One run of L-BFGS-B: the objective as a function of a float64 vector."""
 
-    def __init__(self, objective, start, labels, tol, bar):
+    def __init__(self, objective, start, labels, tol, patience, bar):
         self.objective, self.labels, self.tol, self.bar = objective, labels, tol, bar
+        self.patience, self.mark, self.since = patience, np.inf, 0
         self.like = start
         self.best = self.pack(start)
         self.lowest = self.best_mismatch = np.inf
@@ -170,7 +173,10 @@ class _Descent:
         if value < self.lowest:
             self.lowest, self.best = value, flat.copy()
             self.best_mismatch = self.curve[-1]
-        if not np.isfinite(value) or self.curve[-1] < self.tol:
+        if self.lowest < 0.9 * self.mark:
+            self.mark, self.since = self.lowest, len(self.curve)
+        is_stuck = self.patience and len(self.curve) - self.since >= self.patience
+        if not np.isfinite(value) or self.curve[-1] < self.tol or is_stuck:
             raise _Done
         return value, self.pack(found)
 

@@ -41,7 +41,13 @@ class Space:
     def start(self, init, rng):
         """Return a first z in the box, of shape (n_samples, ...)."""
         if not isinstance(init, str):
-            x = np.asarray(init, dtype=np.float64)
+            x = np.asarray(init)
+            fits = x.shape == self.shape and x.dtype.kind in "fiu"
+            if not fits or not np.isfinite(x).all():
+                raise ValueError(
+                    f"init must be one of {', '.join(map(repr, INITS))} or a finite "
+                    f"array of shape {self.shape}, got {init!r}"
+                )
             z = (x - self.mean) / self.scale
         elif init == "normal":
             z = rng.standard_normal(self.shape)

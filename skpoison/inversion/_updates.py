@@ -145,7 +145,11 @@ def save_update(path, update):
             n: (t.float() if t.dtype == torch.bfloat16 else t).numpy()
             for n, t in tensors.items()
         }
-        np.savez(buffer, **arrays)
+        # np.savez has parameters of its own, whose names a module may have too
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w") as file:
+                    np.lib.format.write_array(file, array, allow_pickle=False)
         content = buffer.getvalue()
     write_atomically(path, content)
 

@@ -2,6 +2,7 @@
 
 import inspect
 import warnings
+from collections.abc import Iterable
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -74,14 +75,13 @@ def leakage_curve(
     Examples
     --------
     >>> import numpy as np
-    >>> import torch
     >>> from sklearn.datasets import load_digits
     >>> from skpoison.inversion import AnalyticInversion, noise_update
     >>> from skpoison.model_selection import leakage_curve
     >>> from skpoison.models import MLP
+    >>> from skpoison.utils import local_torch_seed
     >>> X, y = load_digits(return_X_y=True)
-    >>> with torch.random.fork_rng():
-    ...     _ = torch.manual_seed(0)
+    >>> with local_torch_seed(0):
     ...     module = MLP((64,), 10)
     >>> curve = leakage_curve(
     ...     AnalyticInversion(module, polish=False), X[:3] / 16, y[:3],
@@ -92,6 +92,15 @@ def leakage_curve(
     """
     X, y = np.asarray(X), np.asarray(y)
     check_consistent_length(X, y)
+    if not len(X):
+        raise ValueError("X must hold at least one image, got none")
+    if isinstance(inversion, type) or not hasattr(inversion, "reconstruct"):
+        raise TypeError(
+            "inversion must be a GradientInversion or an AnalyticInversion, got "
+            f"{inversion!r}"
+        )
+    if not isinstance(param_range, Iterable):
+        raise TypeError(f"param_range must be a list, got {param_range!r}")
     if X.dtype == np.uint8:
         X = X / 255
     param_range = list(param_range)
@@ -124,7 +133,8 @@ def _of_one_image(inversion, X, y, defense, param_range, data_range, seed):
     params = inversion.get_params(deep=False)
     recipe = {to: params[name] for name, to in _CLIENT.items() if name in params}
     module = as_module(params["module"])
-    update = client_update(params["module"], _as_the_network_takes(X, params), y, **recipe)
+    rows = _as_the_network_takes(X, params)
+    update = client_update(params["module"], rows, y, **recipe)
     streams = RandomStreams(seed)
     if params.get("random_state", 0) is None:
         # no clone: the module may be a fitted classifier

@@ -381,8 +381,10 @@ class KernelMachine(nn.Module):
 
     def _by_votes(self, pairs, sums):
         votes = torch.zeros_like(sums)
-        votes.index_add_(1, self.first, (pairs > 0).to(sums))
-        votes.index_add_(1, self.second, (pairs <= 0).to(sums))
+        # a pair at zero votes for its second in libsvm, its first in decision_function
+        is_first = pairs > 0 if self.first_of_ties else pairs >= 0
+        votes.index_add_(1, self.first, is_first.to(sums))
+        votes.index_add_(1, self.second, (~is_first).to(sums))
         scores = votes + sums / (3 * (sums.abs() + 1))
         if self.first_of_ties:
             winner = votes.argmax(dim=1, keepdim=True)

@@ -46,7 +46,8 @@ def image_pair(X_true, X_rec, *, ndim=None):
 def _as_images(name, X):
     if hasattr(X, "detach"):  # a tensor of torch, which is not imported for this
         X = X.detach().cpu()
-        X = X.numpy() if str(X.dtype) == "torch.uint8" else X.double().numpy()
+        kept = str(X.dtype) == "torch.uint8" or X.is_complex()
+        X = X.numpy() if kept else X.double().numpy()
     X = np.asarray(X)
     if X.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got dtype {X.dtype}")

@@ -374,6 +374,13 @@ def test_a_box_in_another_unit_is_said(digits):
         AdversarialClassifier(attack=PGD(bounds=(0, 2)), **FAST).fit(X * 9, y)
 
 
+def test_a_radius_in_pixels_is_said(digits):
+    X, y = (part[:200] for part in digits)
+    pixels = (255 * X).astype(np.uint8)
+    with pytest.warns(UserWarning, match="eps=8 exceeds the range of X, 1"):
+        AdversarialClassifier(eps=8, **FAST).fit(pixels, y)
+
+
 @pytest.mark.parametrize(
     "params, error, match",
     [

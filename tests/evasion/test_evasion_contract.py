@@ -1,3 +1,4 @@
+import copy
 import pickle
 import warnings
 
@@ -13,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
 from torch import nn
 
 from skpoison.evasion import APGD, FGSM, PGD, MomentumPGD, WITCHcraft
@@ -150,6 +152,18 @@ def test_networks_of_half_precision(iris, dtype):
     assert found.X.dtype == np.float32 and found.success.any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_round_balls_in_half_precision(dtype):
+    X = np.random.RandomState(0).uniform(size=(300, 12)).astype(np.float32)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)).to(dtype)
+    net[0].weight.data[:] -= 0.3  # rows that light no unit have no slope
+    y = net(torch.tensor(X, dtype=dtype)).argmax(1).numpy()
+    with pytest.warns(UserWarning, match="gradient of zeros"):
+        found = make(PGD, net, eps=0.2, norm="l2", n_restarts=3).attack(X, y)
+    assert np.linalg.norm(found.X.astype(float) - X, axis=1).max() <= 0.2
+
+
 # ----------------------------------------------------------------- the model's state
 
 
@@ -197,6 +211,16 @@ def test_an_interrupt_leaves_the_model_as_it_was(images):
     net.eval()
 
 
+def test_scripted_modules(images):
+    net, X, y = images
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch no longer recommends scripts
+        script = torch.jit.script(copy.deepcopy(net).train())
+    expected = make(PGD, net).perturb(X, y)
+    np.testing.assert_array_equal(make(PGD, script).perturb(X, y), expected)
+    assert all(part.training for part in script.modules())
+
+
 def test_callers_that_forbid_gradients(images):
     net, X, y = images
     expected = make(PGD, net).perturb(X, y)
@@ -205,11 +229,35 @@ def test_callers_that_forbid_gradients(images):
             np.testing.assert_array_equal(make(PGD, net).perturb(X, y), expected)
 
 
+def test_inference_mode_around_models_of_scikit_learn(iris, mlp):
+    X, y = iris
+    scaled = make_pipeline(StandardScaler(), mlp).fit(X, y)
+    for model in (mlp, scaled, SVC().fit(X, y)):
+        expected = make(PGD, model).perturb(X, y)
+        with torch.inference_mode():
+            np.testing.assert_array_equal(make(PGD, model).perturb(X, y), expected)
+            found = make(PGD, model, prefit=True).fit(X, y).perturb(X, y)
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_global_generators_are_left_alone(images):
     net, X, y = images
     before = torch.random.get_rng_state()
     make(WITCHcraft, net).perturb(X, y)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_nets_that_predict_by_loaders_leave_generator_and_mode(images):
+    skorch = pytest.importorskip("skorch")
+    module, X, y = images
+    net = skorch.NeuralNetClassifier(
+        copy.deepcopy(module), criterion=nn.CrossEntropyLoss, max_epochs=1, verbose=0
+    ).fit(X, y)
+    net.module_.train()
+    before = torch.random.get_rng_state()
+    make(PGD, net).perturb(X, y)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(part.training for part in net.module_.modules())
 
 
 # ------------------------------------------------------------------- scikit-learn's
@@ -338,6 +386,21 @@ def test_bad_rows_and_labels(iris, mlp):
     with pytest.raises(ValueError, match="rows of shape"):
         make(PGD).fit(np.ones((4, 2, 2)) * [[[1]], [[2]], [[3]], [[4]]], y[48:52])\
             .transform(np.ones((4, 2, 3)))  # fmt: skip
+
+
+def test_rows_that_a_module_cannot_read(images):
+    net, X, y = images
+    with pytest.raises(ValueError, match=r"can't read rows of X, of shape \(64,\)"):
+        make(PGD, net).perturb(X.reshape(len(X), -1), y)
+
+
+def test_a_box_beyond_the_pixels_range(images):
+    net, X, y = images
+    pixels = (255 * X).astype(np.uint8)
+    attack = make(PGD, net, eps=80.0, early_stop=False)
+    expected = attack.perturb(pixels, y)
+    wide = attack.set_params(bounds=(-20, 300)).perturb(pixels, y)
+    np.testing.assert_array_equal(wide, expected)
 
 
 def test_labels_of_bare_modules_are_positions(images):

@@ -171,7 +171,7 @@ def test_inversion_needs_no_further_knowledge(model, params):
         local_steps=seen.local_steps,
         local_lr=seen.local_lr,
         local_batch_size=seen.local_batch_size,
-        max_iter=500,
+        max_iter=1000,
         random_state=0,
     ).reconstruct(seen.update, labels=LABELS[seen.sample_indices])
     rows = X[seen.sample_indices]

@@ -200,7 +200,7 @@ def test_the_network_is_left_as_it_was():
         (2, {"class_prior": [0.5, 0.5]}, ValueError, "one entry a class, 5"),
         (2, {"class_prior": [1, 1, 1, 1, 1]}, ValueError, "must sum to 1"),
         (2, {"class_prior": [2, -1, 0, 0, 0]}, ValueError, "finite and >= 0"),
-        (2, {"shape": (7,)}, RuntimeError, "shapes cannot be multiplied"),
+        (2, {"shape": (7,)}, ValueError, "takes no inputs of shape"),
     ],
 )
 def test_bad_parameters(n_samples, params, error, match):

@@ -197,6 +197,16 @@ def test_ties_of_votes_go_where_the_estimator_takes_them():
         )
 
 
+def test_a_pair_at_zero_votes_as_the_estimator_lets_it():
+    X, y = load_iris(return_X_y=True)
+    origin = np.zeros((1, 4))  # where this kernel vanishes
+    for break_ties, winner in ((False, 2), (True, 0)):
+        clf = SVC(kernel="poly", break_ties=break_ties).fit(X, y)
+        clf._intercept_ = clf.intercept_ = np.zeros(3)
+        assert clf.predict(origin) == winner
+        assert _scores(as_module(clf), origin).argmax(1) == winner
+
+
 def test_classes_of_many_support_vectors_and_sparse_input():
     from scipy.sparse import csr_matrix
     from sklearn.datasets import load_digits
