@@ -16,6 +16,8 @@ lbfgs-float32  the same from gradients in single precision
 closed         the closed form, layer by layer
 closed-float32 the same from gradients in single precision
 four, eight    batches, one gradient
+four-tv        the same, with total variation 0.01 from a gray start: for colour, where
+               the gradient has fewer equations than the batch has pixels
 fedavg-one     one image, five local steps at rate 1e-4
 fedavg-fast    the same at rate 0.1
 fedavg-four    four images, two local steps on two each
@@ -54,6 +56,7 @@ SETTINGS = {
     "closed": (1, None, "float64"),
     "closed-float32": (1, None, "float32"),
     "four": (4, LBFGS, "float64"),
+    "four-tv": (4, {**LBFGS, "tv_weight": 0.01, "init": "gray"}, "float64"),
     "eight": (8, LBFGS, "float64"),
     "fedavg-one": (1, FEDAVG, "float64"),
     "fedavg-fast": (1, {**FEDAVG, "local_lr": 0.1}, "float64"),
@@ -127,6 +130,9 @@ def main(argv=None):
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args(argv)
+    largest = max(SETTINGS[name][0] for name in args.settings)
+    if args.images < largest:
+        parser.error(f"--images must be at least {largest}, got {args.images}")
     torch.set_num_threads(1)
     X, y, pixels = load(args.data, args.path, args.images)
     print(f"{'setting':15} images   mean     sd  worst  evaluations  CPU seconds")
