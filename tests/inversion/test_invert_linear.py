@@ -92,7 +92,9 @@ def test_a_batch_is_a_mixture():
         found, candidates = invert_linear(weight, bias, return_candidates=True)
     assert candidates.shape == (0, 10)  # every sample reaches every tanh
     # the least-squares mixture lies in the affine hull of the samples
-    weights = np.linalg.lstsq(np.vstack([X.T, np.ones(3)]), np.append(found, 1.0))[0]
+    weights = np.linalg.lstsq(
+        np.vstack([X.T, np.ones(3)]), np.append(found, 1.0), rcond=None
+    )[0]
     np.testing.assert_allclose(weights @ X.numpy(), found, atol=1e-4)
 
 
