@@ -10,6 +10,7 @@ from joblib import Parallel, delayed
 from sklearn.base import clone
 from tqdm import tqdm
 
+from skpoison.audit._collect import collect
 from skpoison.audit._crafting import Crafter
 from skpoison.audit._plan import NO_SHARE, make_plan
 from skpoison.audit._report import AuditReport
@@ -162,7 +163,7 @@ def audit(
     notes += _hopeless(plan, done)
     for note in notes:
         warnings.warn(note, UserWarning, stacklevel=2)
-    rows, timings = _collect(plan, done)
+    rows, timings = collect(plan, done)
     meta = {
         "name": name,
         "task": plan.context.task,
@@ -478,51 +479,3 @@ def _reader(plan, model, aim):
     # an attack keeps its targets as an array; the victim may go by column names
     targets = take_rows(plan.X, aim.rows)
     return lambda _: model.predict(targets)
-
-
-def _collect(plan, done):
-    """Return the tidy rows and, apart from them, the seconds of each fit."""
-    table, timings = [], []
-    for i, entry in enumerate(plan.attacks):
-        for fold, (train, _) in enumerate(plan.folds):
-            for trial in range(plan.n_trials):
-                clean_job = (None, 0, fold, trial)
-                clean = done[clean_job]["rows"]
-                for at, budget in enumerate([0, *plan.budgets]):
-                    poisoned = budget != 0 and entry.poisons
-                    job = (i, budget, fold, trial) if poisoned else clean_job
-                    for row, control in zip(done[job]["rows"], clean, strict=True):
-                        column = 0 if poisoned else i
-                        wins, tries = row["wins"][column], row["tries"][column]
-                        if budget != 0 and not poisoned:
-                            wins, tries = row["later"][str(i)][at - 1]
-                        key = {
-                            "estimator": row["estimator"],
-                            "attack": entry.name,
-                            "defense": row["defense"],
-                            "budget": budget,
-                            "fold": fold,
-                            "trial": trial,
-                        }
-                        table.append(
-                            {
-                                **key,
-                                "n_poisoned": row["n_poisoned"],
-                                "n_train": len(train),
-                                "clean_score": row["score"],
-                                "n_success": wins,
-                                "n_tries": tries,
-                                "attack_success": _share(wins, tries),
-                                "n_control": control["wins"][i],
-                                "n_control_tries": control["tries"][i],
-                                "control_success": _share(
-                                    control["wins"][i], control["tries"][i]
-                                ),
-                            }
-                        )
-                        timings.append({**key, "fit_seconds": row["seconds"]})
-    return table, timings
-
-
-def _share(wins, tries):
-    return wins / tries if tries else float("nan")
