@@ -19,6 +19,8 @@ NUMERIC = frozenset({"numeric"})
 TABLES = frozenset({"numeric", "mixed"})
 DENSE = frozenset({"numeric", "images"})
 PIXELS = frozenset({"flat images", "images"})
+#: Goals of attacks that poison nothing.
+AFTER_TRAINING = ("evasion", "leakage")
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class AttackEntry:
     @property
     def poisons(self):
         """Whether it changes what a model is trained on."""
-        return self.goal not in ("evasion", "leakage")
+        return self.goal not in AFTER_TRAINING
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from skpoison.audit._registry import AFTER_TRAINING
 from skpoison.metrics import wilson_interval
 from skpoison.utils._files import write_atomically
 
@@ -11,7 +12,6 @@ from skpoison.utils._files import write_atomically
 _MAX_PRICE = 0.02
 _MIN_GAIN = 0.02
 _BREAKS_AT = 0.05
-_AFTER_TRAINING = ("evasion", "leakage")
 
 RULE = (
     "Damage is what an attack costs: for attacks on availability the clean score lost "
@@ -168,7 +168,7 @@ class AuditReport:
         """
         pandas = _import_pandas()
         summary = self.summary()
-        poisons = ~self._goals(summary).isin(_AFTER_TRAINING)
+        poisons = ~self._goals(summary).isin(AFTER_TRAINING)
         rows = []
         for (estimator, defense), part in summary.groupby(
             ["estimator", "defense"], sort=False
@@ -219,14 +219,14 @@ class AuditReport:
         for estimator in self.meta["estimators"]:
             own = summary[summary["estimator"] == estimator]
             goals = self._goals(own)
-            poisoned = own[~goals.isin(_AFTER_TRAINING)]
+            poisoned = own[~goals.isin(AFTER_TRAINING)]
             parts = []
             if len(poisoned):
                 parts = [
                     _verdict(poisoned, self.unit, self.meta["attacks"]),
                     _advice(defenses, estimator, self.unit),
                 ]
-            parts += _after_training(own[goals.isin(_AFTER_TRAINING)], self.meta)
+            parts += _after_training(own[goals.isin(AFTER_TRAINING)], self.meta)
             lines.append(f"{estimator}: {' '.join(parts)}")
         return "\n".join(lines)
 

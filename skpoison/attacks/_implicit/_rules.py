@@ -12,10 +12,37 @@ is constant here too.
 
 import numpy as np
 from scipy import sparse, stats
+from scipy.special import expit
 
 from skpoison.attacks._implicit._columns import is_missing
+from skpoison.utils._tabular import _as_text
 
 _EPS = np.finfo(float).eps
+
+# of the functions that people put into a FunctionTransformer
+DERIVATIVES = {
+    np.abs: np.sign,
+    np.arcsinh: lambda X: 1 / np.sqrt(1 + X**2),
+    np.arctan: lambda X: 1 / (1 + X**2),
+    np.cbrt: lambda X: 1 / (3 * np.cbrt(X) ** 2),
+    np.cos: lambda X: -np.sin(X),
+    np.exp: np.exp,
+    np.expm1: np.exp,
+    np.exp2: lambda X: np.log(2) * np.exp2(X),
+    np.log: lambda X: 1 / X,
+    np.log10: lambda X: 1 / (np.log(10) * X),
+    np.log1p: lambda X: 1 / (1 + X),
+    np.log2: lambda X: 1 / (np.log(2) * X),
+    np.negative: lambda X: -np.ones_like(X),
+    np.reciprocal: lambda X: -1 / X**2,
+    np.sin: np.cos,
+    np.sqrt: lambda X: 0.5 / np.sqrt(X),
+    np.square: lambda X: 2 * X,
+    np.tanh: lambda X: 1 - np.tanh(X) ** 2,
+    abs: np.sign,
+    expit: lambda X: expit(X) * expit(-X),
+    _as_text: np.zeros_like,  # what comes out is no number
+}
 
 
 def _rescale(X, G, n_fit, center, scale, weights):

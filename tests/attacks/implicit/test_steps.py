@@ -38,14 +38,11 @@ from sklearn.preprocessing import (
 )
 
 from skpoison.attacks._implicit._objectives import NotDifferentiableError
-from skpoison.attacks._implicit._steps import (
-    DERIVATIVES,
-    _as_text,
-    pull_back,
-    pull_back_steps,
-)
+from skpoison.attacks._implicit._rules import DERIVATIVES
+from skpoison.attacks._implicit._steps import pull_back, pull_back_steps
 from skpoison.utils import make_table_encoder
 from skpoison.utils._containers import is_frame
+from skpoison.utils._tabular import _as_text
 
 pd = pytest.importorskip("pandas")
 
