@@ -133,8 +133,10 @@ class LeakageProbe(BaseEstimator):
 
     def prepare(self, model):
         """Have the estimator that is to be trained keep what clients send."""
+        from skpoison.federated._model import takes_own_steps
+
         last = final_step(model)
-        if not _steps_by_itself(last.estimator):
+        if not takes_own_steps(last.estimator):
             last.set_params(record_updates=[0])
 
     def outcomes(self, trained, budgets):
@@ -199,9 +201,3 @@ class LeakageProbe(BaseEstimator):
         off = np.linalg.norm((guess - rows).reshape(len(rows), -1), axis=1)
         away = np.linalg.norm((rows - X.mean(axis=0)).reshape(len(rows), -1), axis=1)
         return off <= _RECOVERED * away
-
-
-def _steps_by_itself(estimator):
-    """Tell whether a federation's model is scikit-learn's, which has its own steps."""
-    is_instance = hasattr(estimator, "partial_fit") and not isinstance(estimator, type)
-    return is_instance and not hasattr(estimator, "module")

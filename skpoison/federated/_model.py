@@ -19,13 +19,16 @@ from skpoison.federated._rounds import as_arrays
 from skpoison.utils._validation import check_given, check_number
 
 
+def takes_own_steps(estimator):
+    """Tell whether a federation's model is scikit-learn's, with steps of its own."""
+    linear = hasattr(estimator, "partial_fit") and not hasattr(estimator, "module")
+    return linear and not isinstance(estimator, type)
+
+
 def _tells_probabilities(self):
     # of scikit-learn's classifiers only some do; networks and the default always
-    estimator = self.estimator
-    linear = hasattr(estimator, "partial_fit") and not hasattr(estimator, "module")
-    if linear and not isinstance(estimator, type):
-        return hasattr(estimator, "predict_proba")
-    return True
+    own = takes_own_steps(self.estimator)
+    return hasattr(self.estimator, "predict_proba") or not own
 
 
 class FederatedModel(ClassifierMixin, BaseEstimator):
