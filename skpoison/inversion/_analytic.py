@@ -11,11 +11,11 @@ from sklearn.utils import Bunch
 from skpoison.inversion._chain import trace_chain
 from skpoison.inversion._client import UPDATES, Client
 from skpoison.inversion._labels import recover_labels
-from skpoison.inversion._model import Model
 from skpoison.inversion._objective import Objective
 from skpoison.inversion._recursion import DETERMINED, walk_back
 from skpoison.inversion._solvers import lbfgs
 from skpoison.inversion._updates import load_update
+from skpoison.models._given import Model
 from skpoison.utils._tensors import resolve_device
 from skpoison.utils._validation import bounds_pair, check_number, check_option
 

@@ -7,8 +7,8 @@ import torch
 from torch.func import functional_call, replace_all_batch_norm_modules_, vmap
 from torch.nn import functional as F
 
-from skpoison.inversion._model import Model
 from skpoison.inversion._network import check_modes, recorded
+from skpoison.models._given import Model
 from skpoison.utils._validation import check_number, check_option
 
 UPDATES = ("gradient", "weights")

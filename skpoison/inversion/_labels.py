@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from skpoison.inversion._model import Model
 from skpoison.inversion._updates import load_update
+from skpoison.models._given import Model
 from skpoison.utils import RandomStreams
 from skpoison.utils._tensors import evaluating
 from skpoison.utils._validation import check_number, check_option

@@ -4,8 +4,8 @@ import torch
 
 from skpoison.inversion._client import Client
 from skpoison.inversion._labels import recover_labels
-from skpoison.inversion._model import Model
 from skpoison.inversion._updates import load_update
+from skpoison.models._given import Model
 from skpoison.utils import RandomStreams
 from skpoison.utils._tensors import resolve_device
 from skpoison.utils._validation import check_option

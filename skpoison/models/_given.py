@@ -1,4 +1,4 @@
-"""The model that a user passes: its network, its classes, the rows that it takes."""
+"""The network that a user passes: its module, its classes, the rows that it takes."""
 
 from typing import Any
 
