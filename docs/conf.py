@@ -75,7 +75,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     "filename_pattern": r"plot_",
-    "ignore_pattern": r"(demo|\w+_table|published_setting|__init__)\.py",
+    "ignore_pattern": r"(demo|\w+_table|published_setting|__init__|_runs)\.py",
     "subsection_order": ["../examples/quickstart", "../examples/attacks", "*"],
     "doc_module": ("skpoison",),
     "reference_url": {"skpoison": None},

@@ -19,6 +19,7 @@ _SUBPACKAGES = (
     "evasion",
     "federated",
     "inversion",
+    "landscape",
     "metrics",
     "model_selection",
     "models",

@@ -52,3 +52,11 @@ def test_evasion_and_inversion_print_what_is_shown():
         assert float(share) == pytest.approx(float(wanted), abs=0.01)
     assert found[3].startswith("from its gradient: label 1, row off by")
     assert float(found[3].split()[-1]) < 1e-12
+
+
+def test_minima_print_what_is_shown():
+    found, shown = _run("construct_suboptimal_minimum")
+    assert [line.split()[-1] for line in found] == ["True", "False"]
+    for line, expected in zip(found, shown, strict=True):
+        loss, wanted = (float(text.split()[2].strip(",")) for text in (line, expected))
+        assert loss == pytest.approx(wanted, abs=0.01)

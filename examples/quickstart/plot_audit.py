@@ -38,7 +38,7 @@ report = audit(
     pipeline,
     X,
     y,
-    budgets=(0, 0.01, 0.05, 0.1),
+    budgets=(0, 0.01, 0.1),
     random_state=0,
     verbose=0,
     name="breast cancer",

@@ -9,10 +9,9 @@ from skpoison.models._modules import (
     LeNet,
     LinearModel,
     Normalized,
-    ResNet18,
-    ResNet20,
 )
 from skpoison.models._recipes import training_recipe
+from skpoison.models._resnets import ResNet18, ResNet20
 from skpoison.models._sklearn_modules import as_module
 from skpoison.models._together import can_train_together, fit_together
 

@@ -4,12 +4,12 @@ import math
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from skpoison.utils._validation import check_option
 
 
-def _image_shape(module, input_shape):
+def check_image_shape(module, input_shape):
+    """Return the shape of an image that a network can take, or raise."""
     shape = tuple(input_shape)
     if len(shape) != 3 or min(shape[1:]) < 4:
         raise ValueError(
@@ -172,7 +172,7 @@ class ConvNet(nn.Module):
         self, input_shape, n_outputs, channels=(16, 32), hidden=64, dropout=0.0
     ):
         super().__init__()
-        n_in, height, width = _image_shape(self, input_shape)
+        n_in, height, width = check_image_shape(self, input_shape)
         layers = []
         for n_out in channels:
             layers += [nn.Conv2d(n_in, n_out, 3, padding=1), nn.ReLU()]
@@ -224,7 +224,7 @@ class LeNet(nn.Module):
 
     def __init__(self, input_shape, n_outputs, activation="sigmoid"):
         super().__init__()
-        n_in, height, width = _image_shape(self, input_shape)
+        n_in, height, width = check_image_shape(self, input_shape)
         check_option("activation", activation, ("sigmoid", "relu"))
         unit = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU}[activation]
         layers = []
@@ -239,131 +239,3 @@ class LeNet(nn.Module):
 
     def forward(self, X):
         return self.linear(self.features(X))
-
-
-class _PadShortcut(nn.Module):
-    """Option A: every second pixel, new channels zero, half of them on each side."""
-
-    def __init__(self, n_new, stride):
-        super().__init__()
-        self.n_before, self.n_after = n_new // 2, n_new - n_new // 2
-        self.stride = stride
-
-    def forward(self, X):
-        X = X[:, :, :: self.stride, :: self.stride]
-        return F.pad(X, (0, 0, 0, 0, self.n_before, self.n_after))
-
-
-class _Block(nn.Module):
-    def __init__(self, n_in, n_out, stride, projection):
-        super().__init__()
-        self.conv1 = nn.Conv2d(n_in, n_out, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(n_out)
-        self.conv2 = nn.Conv2d(n_out, n_out, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(n_out)
-        if stride == 1 and n_in == n_out:
-            self.shortcut: nn.Module = nn.Identity()
-        elif projection:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out)
-            )
-        else:
-            self.shortcut = _PadShortcut(n_out - n_in, stride)
-
-    def forward(self, X):
-        out = F.relu(self.bn1(self.conv1(X)))
-        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(X))
-
-
-class _ResNet(nn.Module):
-    """Residual network with a 3x3 stem, as used on images of 32 by 32."""
-
-    def __init__(self, input_shape, n_outputs, widths, n_blocks, projection):
-        super().__init__()
-        n_in = _image_shape(self, input_shape)[0]
-        self.conv1 = nn.Conv2d(n_in, widths[0], 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(widths[0])
-        n_in = widths[0]
-        self.n_layers = len(widths)
-        for i, width in enumerate(widths):
-            blocks = []
-            for j in range(n_blocks):
-                stride = 2 if i > 0 and j == 0 else 1
-                blocks.append(_Block(n_in, width, stride, projection))
-                n_in = width
-            self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
-        self.linear = nn.Linear(n_in, n_outputs)
-        for part in self.modules():
-            if isinstance(part, nn.Conv2d):
-                nn.init.kaiming_normal_(part.weight)
-
-    def forward(self, X):
-        out = F.relu(self.bn1(self.conv1(X)))
-        for i in range(self.n_layers):
-            out = getattr(self, f"layer{i + 1}")(out)
-        return self.linear(out.mean((2, 3)))
-
-
-class ResNet18(_ResNet):
-    """ResNet-18 with the stem for small images: 3x3 convolution, no pooling.
-
-    Parameters
-    ----------
-    input_shape : tuple of int
-        (channels, height, width).
-    n_outputs : int
-        Number of classes, 1 for regression.
-    width : int, default=64
-        Channels of the first of four stages; each further stage doubles them. 64 is
-        the paper's; 16 trains on a CPU.
-
-    References
-    ----------
-    .. [1] K. He, X. Zhang, S. Ren and J. Sun. Deep residual learning for image
-       recognition. CVPR 2016.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from skpoison.models import ResNet18
-    >>> ResNet18((3, 32, 32), 10, width=8)(torch.zeros(2, 3, 32, 32)).shape
-    torch.Size([2, 10])
-    """
-
-    def __init__(self, input_shape, n_outputs, width=64):
-        widths = [width, 2 * width, 4 * width, 8 * width]
-        super().__init__(input_shape, n_outputs, widths, n_blocks=2, projection=True)
-
-
-class ResNet20(_ResNet):
-    """The 20-layer ResNet for CIFAR-10, with shortcuts that have no weights.
-
-    Three stages of three blocks with 16, 32 and 64 channels; a shortcut that changes
-    shape takes every second pixel and pads channels with zeros (option A of [1]_,
-    section 4.2). 269,722 weights for 3 channels and 10 classes.
-
-    Parameters
-    ----------
-    input_shape : tuple of int
-        (channels, height, width).
-    n_outputs : int
-        Number of classes, 1 for regression.
-
-    References
-    ----------
-    .. [1] K. He, X. Zhang, S. Ren and J. Sun. Deep residual learning for image
-       recognition. CVPR 2016.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from skpoison.models import ResNet20
-    >>> net = ResNet20((3, 32, 32), 10)
-    >>> sum(p.numel() for p in net.parameters())
-    269722
-    """
-
-    def __init__(self, input_shape, n_outputs):
-        super().__init__(
-            input_shape, n_outputs, [16, 32, 64], n_blocks=3, projection=False
-        )

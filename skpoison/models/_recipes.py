@@ -11,7 +11,8 @@ from torch.optim.lr_scheduler import LambdaLR, MultiStepLR
 
 from skpoison.models._augment import ShiftFlip
 from skpoison.models._estimators import TorchClassifier
-from skpoison.models._modules import ConvNet, Normalized, ResNet18
+from skpoison.models._modules import ConvNet, Normalized
+from skpoison.models._resnets import ResNet18
 from skpoison.utils._validation import check_number, check_option
 
 # Of the channels of CIFAR-10's training images, pixels in [0, 1].
