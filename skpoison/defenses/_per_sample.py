@@ -6,17 +6,16 @@ gradients of single samples only of layers where they are small. `_by_vmap` maps
 single samples and so takes any module.
 """
 
-from collections import Counter
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.graph import get_gradient_edge
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional as F
+
+from skpoison.models._calls import count_uses, recorded
 
 # A gradient scaled to the limit stays below it in float32, rounding included.
 _SLACK = 1 - 2**-20
@@ -184,7 +183,7 @@ def _by_layers(module, loss_function, X, y, check_rows):
     layers = _layers(module)
     if layers is None:
         return None
-    with _recorded(layers.values()) as calls:
+    with recorded(layers.values()) as calls:
         outputs = module(X)
     losses = loss_function(outputs, y)
     if not _covers(calls, losses):
@@ -225,57 +224,11 @@ def _layers(module):
     return layers
 
 
-class _Call:
-    """What entered a layer, and where the slope of what left it will arrive."""
-
-    def __init__(self, x, output):
-        self.x, self.output = x.detach(), output
-        self.versions = x._version, output._version
-        # the edge, not the tensor, which an activation may change in place
-        self.edge = get_gradient_edge(output) if output.requires_grad else None
-
-    def is_a_batch_of(self, n_samples):
-        return len(self.x) == len(self.output) == n_samples
-
-    def is_changed(self):
-        """Tell whether the input, or an output that is a view, was changed in place."""
-        x, output = self.versions
-        return self.x._version != x or (
-            # its later uses go around the edge
-            self.output._is_view() and self.output._version != output
-        )
-
-
-@contextmanager
-def _recorded(layers):
-    """Record the calls of layers: {layer: [_Call]}."""
-    calls: dict[Any, list] = {layer: [] for layer in layers}
-
-    def record(layer, args, kwargs, output):
-        calls[layer].append(_Call([*args, *kwargs.values()][0], output))
-
-    hooks = [layer.register_forward_hook(record, with_kwargs=True) for layer in calls]
-    try:
-        yield calls
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 def _covers(calls, losses):
     """Tell whether the recorded calls, one a layer, are all uses of parameters."""
     if not losses.requires_grad:
         return False
-    uses: Counter = Counter()
-    stack = [losses.grad_fn]
-    seen = set(stack)
-    while stack:
-        for node, _ in stack.pop().next_functions:
-            if hasattr(node, "variable"):
-                uses[node.variable] += 1
-            elif node is not None and node not in seen:
-                seen.add(node)
-                stack.append(node)
+    uses = count_uses(losses)
     return all(
         len(found) <= 1 and uses[parameter] == len(found)
         for layer, found in calls.items()
