@@ -52,7 +52,7 @@ def trace_chain(network, X):
         A layer of another kind, or something between two layers: a function, or a
         connection that skips some.
     """
-    names = {part: name for name, part in network.named_modules()}
+    names = {part: f"layer {name!r}" for name, part in network.named_modules()}
     calls: list = []
 
     def before(part, args):
@@ -223,8 +223,8 @@ class Carrier:
         if needed > available:
             what = "features" if self.mode == "identity" else "rank of the linear model"
             raise ValueError(
-                f"{layer.name} has {available} units, but carrying the linear model "
-                f"takes {needed}, the {what}; mode={self.mode!r}"
+                f"{layer.name} has width {available}, but carrying the linear model "
+                f"takes {needed} units, the {what}; mode={self.mode!r}"
             )
 
     def _set_last(self, layer):

@@ -84,7 +84,12 @@ def ntk_change(K0, K1):
 
 
 def _kernel(name, K):
-    K = np.asarray(K)
+    if isinstance(K, torch.Tensor):
+        K = K.detach().cpu()
+    try:
+        K = np.asarray(K)
+    except ValueError as error:
+        raise ValueError(f"{name} is no array: {error}") from error
     if K.dtype.kind not in "fiu":
         raise TypeError(f"{name} must hold real numbers, got dtype {K.dtype}")
     if K.ndim < 2 or not K.size:

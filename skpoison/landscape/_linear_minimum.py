@@ -48,14 +48,16 @@ def linear_minimum(X, y, *, criterion="auto", tol=1e-8, max_iter=200):
     Returns
     -------
     found : Bunch
-        coef : ndarray of shape (n_outputs, n_features)
-        intercept : ndarray of shape (n_outputs,)
-        loss : float
-            Mean over rows, and over outputs where the error is squared.
-        grad_norm : float
-        n_iter : int
-        classes : ndarray of shape (n_outputs,) or None
-            Labels in the order of the outputs, None for numbers.
+        With the entries
+
+        - ``coef``: ndarray of shape (n_outputs, n_features);
+        - ``intercept``: ndarray of shape (n_outputs,);
+        - ``loss``: float, the mean over rows, and over outputs where the error is
+          squared;
+        - ``grad_norm``: float;
+        - ``n_iter``: int;
+        - ``classes``: ndarray of shape (n_outputs,), labels in the order of the
+          outputs, or None for numbers.
 
     Raises
     ------

@@ -90,9 +90,9 @@ class LossSliceDisplay:
         normalization : {"none", "filter"}, default="none"
             Eigenvectors have length 1 always, and random directions too with "none".
             "filter" gives the part of a random direction that belongs to one unit or
-            one filter the length of that filter's weights, as [2]_ does, and leaves
-            out biases and all other parameters of one dimension; 1 is then the length
-            of all weights.
+            one filter the length of that filter's weights, as Li et al. (2018) do, and
+            leaves out biases and all other parameters of one dimension; 1 is then the
+            length of all weights.
         radius : float, default=1.0
             Lines go from minus this to this.
         n_points : int, default=41

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from skpoison.landscape._embedding import Carrier, trace_chain
 from skpoison.landscape._idle_units import switch_off, widen
@@ -14,7 +15,7 @@ from skpoison.models._given import Model
 from skpoison.utils._validation import check_number, check_option
 
 _TOLERANCE = 1e-9  # of outputs, relative to the largest
-_OF_LINEAR = "whiten X, whose scale leaves no digits"
+_OF_LINEAR = "whiten X or take a smaller margin: their scale leaves no digits"
 _OF_CONSTANT = "the bias of the last layer must be what the network returns"
 _OF_NARROW = "both must have the same layers, but for their widths"
 
@@ -31,7 +32,8 @@ def construct_suboptimal_minimum(
     Parameters
     ----------
     module : torch.nn.Module or fitted TorchClassifier
-        The network. Its weights don't matter. It is not changed.
+        The network, a bare module for regression. Its weights don't matter. It is not
+        changed.
     X : array-like of shape (n_samples, ...)
         The training rows. At other rows the network may be anything.
     y : array-like of shape (n_samples,), default=None
@@ -43,8 +45,9 @@ def construct_suboptimal_minimum(
 
         - "linear": the best affine model, from :func:`linear_minimum`. A pair (coef,
           intercept) of shapes (n_outputs, n_features) and (n_outputs,), or a fitted
-          model with ``coef_`` and ``intercept_``, is such a model fitted elsewhere,
-          without a penalty. The module must be a chain of layers: ``Linear``,
+          model with ``coef_`` and ``intercept_``, a row for each output, is such a
+          model fitted elsewhere, without a penalty; of two classes one row is enough.
+          The module must be a chain of layers: ``Linear``,
           ``Conv2d``, ``BatchNorm``, ``ReLU``, ``LeakyReLU``, ``ELU``, ``CELU``,
           ``Flatten``, ``Dropout`` and ``Identity``.
         - "constant": the best scores that are the same for all rows, such as logarithms
@@ -135,8 +138,15 @@ def construct_suboptimal_minimum(
     if not weights:
         raise ValueError("module has no parameters")
     rows = model.rows(X).to(weights[0].device).double()
-    with torch.no_grad():
-        out = network(rows[:2].clone())
+    _check_plain("module", network)
+    _check_classes(module, worse)
+    try:
+        with torch.no_grad():
+            out = network(rows[:2].clone())
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"module can't take rows of X, shape {tuple(rows.shape[1:])}: {error}"
+        ) from error
     if not isinstance(out, torch.Tensor) or out.ndim != 2:
         got = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
         raise ValueError(f"module must return shape (n_samples, n_outputs), got {got}")
@@ -159,6 +169,7 @@ def construct_suboptimal_minimum(
         pair = found.coef, found.intercept
     elif is_network:
         narrow = copy.deepcopy(Model(worse).network).to(rows).eval()
+        _check_plain("worse", narrow)
         expected = _outputs(narrow, rows, n_outputs)
         widen(network, narrow, rows, margin)
         _check_equal(network, rows, expected, _OF_NARROW)
@@ -170,6 +181,29 @@ def construct_suboptimal_minimum(
     expected = rows.flatten(1) @ coef.T + intercept
     _check_equal(network, rows, expected, _OF_LINEAR)
     return network
+
+
+def _check_plain(name, network):
+    """Refuse weights that are computed from others when they are read."""
+    for place, part in network.named_modules():
+        if parametrize.is_parametrized(part):
+            raise TypeError(
+                f"{name} must have plain weights, but those of layer {place!r} are "
+                "parametrized: torch.nn.utils.parametrize.remove_parametrizations "
+                "makes them plain"
+            )
+
+
+def _check_classes(module, worse):
+    """Refuse models whose outputs stand for different classes."""
+    pair = module, worse
+    if not all(hasattr(m, "classes_") and not isinstance(m, nn.Module) for m in pair):
+        return
+    expected, got = (np.asarray(m.classes_).tolist() for m in pair)
+    if expected != got:
+        raise ValueError(
+            f"worse must have the classes of module, {expected[:10]}, got {got[:10]}"
+        )
 
 
 def _targets(criterion, model, is_bare, y, n_rows, n_outputs):
@@ -198,7 +232,14 @@ def _pair(worse, n_outputs, n_features):
     if hasattr(worse, "coef_") and hasattr(worse, "intercept_"):
         coef = np.atleast_2d(np.asarray(worse.coef_, dtype=float))
         intercept = np.broadcast_to(worse.intercept_, len(coef)).astype(float)
-        if len(coef) == 1 and n_outputs == 2:  # one decision value d is (0, d)
+        n_classes = len(getattr(worse, "classes_", ()))
+        if n_classes > 2 and hasattr(worse, "decision_function_shape"):
+            raise ValueError(
+                f"worse must have a row of coef_ for each class, but "
+                f"{type(worse).__name__} has one for each pair of classes"
+            )
+        # one decision value d of a classifier is (0, d)
+        if len(coef) == 1 and n_outputs == 2 and n_classes == 2:
             coef = np.vstack([np.zeros_like(coef), coef])
             intercept = np.append(0.0, intercept)
     elif isinstance(worse, tuple | list) and len(worse) == 2:

@@ -164,7 +164,10 @@ def empirical_ntk(
     dtype = getattr(torch, dtype)
     X = _rows(model, X, device, dtype)
     if X2 is not None:
-        X2 = _rows(model, X2, device, dtype)
+        try:
+            X2 = _rows(model, X2, device, dtype)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"X2 is not like X: {error}") from error
         if X2.shape[1:] != X.shape[1:]:
             raise ValueError(
                 f"X2 must have rows of shape {tuple(X.shape[1:])} as X has, got "

@@ -1,13 +1,11 @@
 """What layers keep for the tangent kernel, from one forward and one backward pass."""
 
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F
 
 from skpoison.landscape._ntk_terms import (
@@ -17,6 +15,7 @@ from skpoison.landscape._ntk_terms import (
     pays_in_pairs,
     weight_slopes,
 )
+from skpoison.models._calls import count_uses, recorded
 
 
 @dataclass
@@ -35,43 +34,6 @@ class Layer:
     module: nn.Module
     in_pairs: bool | None
     kept: int
-
-
-class _Call:
-    """What entered a layer, and where the slope of what left it will arrive."""
-
-    def __init__(self, x, output):
-        self.x, self.output = x.detach(), output
-        self.versions = x._version, output._version
-        # the edge, not the tensor, which an activation may change in place
-        self.edge = get_gradient_edge(output) if output.requires_grad else None
-
-    def is_usable(self, n_rows):
-        """Tell whether this was a batch that nobody changed in place later."""
-        x, output = self.versions
-        return (
-            self.edge is not None
-            and len(self.x) == len(self.output) == n_rows
-            and self.x._version == x
-            # the later uses of a view that was changed go around the edge
-            and not (self.output._is_view() and self.output._version != output)
-        )
-
-
-@contextmanager
-def _recorded(modules):
-    """Record the calls of modules: {module: [_Call]}."""
-    calls: dict[Any, list] = {module: [] for module in modules}
-
-    def record(module, args, kwargs, output):
-        calls[module].append(_Call([*args, *kwargs.values()][0], output))
-
-    hooks = [m.register_forward_hook(record, with_kwargs=True) for m in calls]
-    try:
-        yield calls
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def find_layers(network, X, n_rows, reduction, wanted):
@@ -153,8 +115,14 @@ class _Counter:
 
 
 def _try(network, X, modules):
-    with _recorded(modules) as calls:
-        found = network(X)
+    with recorded(modules) as calls:
+        try:
+            found = network(X)
+        except RuntimeError as error:
+            raise ValueError(
+                f"module does not take rows X of shape {tuple(X.shape[1:])} and type "
+                f"{X.dtype}: {error}"
+            ) from error
     shape = tuple(getattr(found, "shape", ()))
     if len(shape) != 2 or len(found) != len(X):
         got = shape if shape else type(found).__name__
@@ -183,35 +151,34 @@ def _candidates(network):
     return found
 
 
-def _uses(found):
-    """Return how often the graph of a tensor uses each weight."""
-    uses: Counter = Counter()
-    stack = [] if found.grad_fn is None else [found.grad_fn]
-    seen = set(stack)
-    while stack:
-        for node, _ in stack.pop().next_functions:
-            if hasattr(node, "variable"):
-                uses[node.variable] += 1
-            elif node is not None and node not in seen:
-                seen.add(node)
-                stack.append(node)
-    return uses
-
-
 def _covered(found, calls, n_rows):
     """Return the modules whose one call on rows is all that uses their weights."""
-    uses = _uses(found) if calls else {}
+    uses = count_uses(found) if calls else {}
     return [
         module
         for module, made in calls.items()
-        if len(made) == 1
-        and made[0].is_usable(n_rows)
-        and all(uses[p] == 1 for p in module.parameters() if p.requires_grad)
+        if _is_one_pass(made, n_rows) and all(uses[p] == 1 for p in _trainable(module))
     ]
 
 
+def _trainable(module):
+    """Return a layer's own weights, which `parameters()` is slower to find."""
+    own = module._parameters.values()
+    return [p for p in own if p is not None and p.requires_grad]
+
+
+def _is_one_pass(made, n_rows):
+    """Tell whether a layer met one batch of rows that nobody changed in place."""
+    return (
+        len(made) == 1
+        and made[0].edge is not None
+        and made[0].is_a_batch_of(n_rows)
+        and not made[0].is_changed()
+    )
+
+
 def _planned(module, call, n_rows, outputs):
-    n_weights = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    n_weights = sum(p.numel() for p in _trainable(module))
     held = outputs.q * n_weights
     if RULES[type(module)] is not _product or not module.weight.requires_grad:
         return Layer(module, None, held)
@@ -234,10 +201,10 @@ def layer_terms(network, layers, X, outputs):
     terms : list of Dense or Places
         Always of the same layers in the same order.
     """
-    with _recorded([layer.module for layer in layers]) as recorded:
+    with recorded([layer.module for layer in layers]) as by_module:
         found = network(X)
-    calls = [recorded[layer.module] for layer in layers]
-    if not all(len(made) == 1 and made[0].is_usable(len(X)) for made in calls):
+    calls = [by_module[layer.module] for layer in layers]
+    if not all(_is_one_pass(made, len(X)) for made in calls):
         raise ValueError(
             "module takes different paths for different rows; pass method='jacobian'"
         )

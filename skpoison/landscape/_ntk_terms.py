@@ -180,7 +180,7 @@ class Places:
             tile = outputs.block(kernel, rows, columns)
             # rows, functions and places of either side
             outer, inner, tile = (
-                t.unflatten(2, (-1, m, p)).unflatten(1, (-1, m, p))
+                t.view(len(t), -1, m, p, t.shape[2] // (m * p), m, p)
                 for t, m, p in (
                     (outer, outputs.n_lines, n_places),
                     (inner[None], 1, n_places),

