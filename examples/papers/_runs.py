@@ -81,13 +81,21 @@ def images(name, n_train, n_test, seed):
     return found
 
 
+class _Parser(argparse.ArgumentParser):
+    def parse_args(self, *args, **kwargs):
+        found = super().parse_args(*args, **kwargs)
+        if found.show and not Path(found.out).exists():
+            self.error(f"--show needs a file of results, and there is no {found.out}")
+        return found
+
+
 def arguments(description, **defaults):
     """Return a parser with the options that all tables of this folder have.
 
     One torch thread is set: two of them on busy cores can take far longer.
     """
     torch.set_num_threads(1)
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", required=True, help="file of results, kept")
