@@ -1,11 +1,11 @@
 """Drawing of how much tangent kernels change, against the width of networks."""
 
 import numpy as np
-from scipy.stats import t as student
 from sklearn.utils.validation import check_is_fitted
 
 from skpoison.landscape._tracker import NTKTracker
 from skpoison.models._features import check_network, split_network
+from skpoison.utils._intervals import half_width
 from skpoison.utils._pyplot import import_pyplot
 from skpoison.utils._validation import check_number
 
@@ -170,9 +170,5 @@ def _tracker(estimator):
 def _intervals(runs, level):
     """Return mean and both ends of a Student interval for each list of runs."""
     means = np.array([np.mean(r) for r in runs])
-    halves = np.full(len(runs), np.nan)
-    for i, run in enumerate(runs):
-        if len(run) > 1:
-            spread = np.std(run, ddof=1) / np.sqrt(len(run))
-            halves[i] = student.ppf((1 + level) / 2, len(run) - 1) * spread
+    halves = np.array([half_width(r, level) for r in runs])
     return means, means - halves, means + halves

@@ -1,10 +1,10 @@
 """Drawing of accuracy against the norm of the weights."""
 
 import numpy as np
-from scipy.stats import t as student
 
 from skpoison.landscape._norm_bias import squared_norm
 from skpoison.models._given import Model
+from skpoison.utils._intervals import half_width
 from skpoison.utils._pyplot import import_pyplot
 
 
@@ -132,7 +132,9 @@ class NormAccuracyDisplay:
         ):
             label = {} if self.names is None else {"label": self.names[i]}
             style = {"marker": "o", "linestyle": "none", "capsize": 3}
-            bars = {"xerr": _half_width(norms), "yerr": _half_width(accuracy)}
+            bars = {}  # of one network there is no interval
+            if len(norms) > 1:
+                bars = {"xerr": half_width(norms), "yerr": half_width(accuracy)}
             (line, *_) = ax.errorbar(
                 norms.mean(), accuracy.mean(), **{**bars, **style, **label, **kwargs}
             )
@@ -145,12 +147,3 @@ class NormAccuracyDisplay:
             ax.legend()
         self.ax_, self.figure_ = ax, ax.figure
         return self
-
-
-def _half_width(values):
-    """Return half the width of the 95 % interval of a mean, None of one value."""
-    if len(values) == 1:
-        return None
-    return (
-        student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    )
