@@ -7,7 +7,7 @@ load on first use, so that ``import skpoison`` costs nothing.
 
 import importlib
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 _SUBPACKAGES = (
     "attacks",

@@ -7,7 +7,9 @@ The common tests run scikit-learn's, imbalanced-learn's and our own checks over 
 from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier, LocalOutlierFactor
+from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
+from sklearn.tree import DecisionTreeRegressor
 
 from skpoison.attacks import (
     AllToAllBackdoor,
@@ -201,6 +203,7 @@ def attacks():
 def detectors():
     return [
         LabelIssueDetector(cv=3),
+        LabelIssueDetector(),
         PoisonDetector(_NET),
         PoisonDetector(features="input", random_state=0),
         SpectralSignatures(_NET),
@@ -217,6 +220,7 @@ def detectors():
         DataSanitizer("svd"),
         RONI(GaussianNB(), n_trials=1, max_fits=30),
         STRIP(LogisticRegression(), false_rejection=0.1),
+        STRIP(_NET, n_overlays=5, random_state=0),
     ]
 
 
@@ -226,9 +230,11 @@ def certified():
         DeepPartitionAggregationClassifier(n_partitions=5),
         DeepPartitionAggregationClassifier(LogisticRegression(), n_partitions=3),
         LabelFlipSmoothingClassifier(n_draws=40),
+        LabelFlipSmoothingClassifier(StandardScaler(), n_draws=40, random_state=0),
         SanitizedSVMBound((0, 0.1), max_iter=100, burn_in=20),
         TRIMRegressor(),
         TRIMRegressor(Ridge(), init="random", n_restarts=2, random_state=0),
+        TRIMRegressor(DecisionTreeRegressor(max_depth=4), random_state=0),
         FinePruning(_NET, finetune_epochs=1),
         NeuralCleanse(_NET, max_iter=5, finetune_epochs=1),
     ]
@@ -249,6 +255,9 @@ def defended():
         NoiseClassifier(device="cpu"),
         AdversarialPoisonClassifier(max_iter=1, max_epochs=8, device="cpu"),
         AdversarialPoisonClassifier(attack="patch", device="cpu", random_state=0),
+        AdversarialPoisonClassifier(
+            attack="evasion", max_iter=1, max_epochs=6, device="cpu", random_state=0
+        ),
         DPInstaHideClassifier(device="cpu"),
         DPInstaHideClassifier(
             release="fixed",
@@ -261,7 +270,9 @@ def defended():
         DPSGDClassifier(device="cpu"),
         GradientShapingClassifier(device="cpu"),
         EPICClassifier(start=2, every=3, max_epochs=10, device="cpu"),
+        EPICClassifier(start=2, every=3, max_epochs=10, metric="cosine", device="cpu"),
         ABLClassifier(device="cpu"),
+        ABLClassifier(loss_control="local_ascent", device="cpu", random_state=0),
     ]
 
 

@@ -17,12 +17,26 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from skpoison.utils.estimator_checks import parametrize_with_attack_checks
 
 
+def _expected(estimator):
+    return EXPECTED_SKLEARN.get(type(estimator).__name__, {})
+
+
+# of each class one setting, and, in the slow tests, the others
+ALL = estimators()
+FIRST = {type(estimator): estimator for estimator in reversed(ALL)}
+OTHERS = [estimator for estimator in ALL if estimator is not FIRST[type(estimator)]]
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@parametrize_with_checks(
-    estimators(),
-    expected_failed_checks=lambda e: EXPECTED_SKLEARN.get(type(e).__name__, {}),
-)
+@parametrize_with_checks([*FIRST.values()], expected_failed_checks=_expected)
 def test_sklearn_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@parametrize_with_checks(OTHERS, expected_failed_checks=_expected)
+def test_sklearn_checks_of_more_settings(estimator, check):
     check(estimator)
 
 

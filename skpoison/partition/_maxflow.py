@@ -53,7 +53,7 @@ def solve_maxflow(energy):
         import maxflow
     except ImportError as error:
         raise ImportError(
-            "solver='maxflow' needs PyMaxflow: pip install PyMaxflow"
+            "solver='maxflow' needs PyMaxflow: pip install 'skpoison[maxflow]'"
         ) from error
     start = time.perf_counter()
     n, n_levels = energy.graph.n_nodes, len(levels)

@@ -104,6 +104,7 @@ def test_strategies(strategy):
     assert attack.objective_ > attack.start_objective_
 
 
+@pytest.mark.slow
 def test_a_network_loses_more_than_to_flipped_rows():
     torch = pytest.importorskip("torch")
     X, y = load_breast_cancer(return_X_y=True)
@@ -140,6 +141,7 @@ def test_a_network_loses_more_than_to_flipped_rows():
     assert not hasattr(victim, "net_")
 
 
+@pytest.mark.slow
 def test_a_fitted_network_is_not_touched():
     pytest.importorskip("torch")
     X, y = _small()
@@ -219,6 +221,7 @@ class _Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [False, True])
 def test_a_killed_search_goes_on(network, tmp_path, monkeypatch):
     X, y = _small()

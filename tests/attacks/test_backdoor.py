@@ -27,6 +27,7 @@ LAST_THREE = PatchTrigger(
 # Dirty labels
 
 
+@pytest.mark.slow
 def test_reference_figures_on_digits():
     """Logistic regression, 3 folds: about 0 / .48 / .88 / .95 success."""
     found = []
@@ -203,6 +204,7 @@ def test_hardening_raises_the_loss_and_leaves_the_surrogate_alone():
     )
 
 
+@pytest.mark.slow
 def test_clean_labels_beat_their_control():
     """With and without hardening, against a model trained on clean data."""
     found = {(0, 0.0): [], (0.05, 0.0): [], (0.05, 0.3): []}

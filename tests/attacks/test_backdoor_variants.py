@@ -21,6 +21,7 @@ X_TEST, Y_TEST = X_DIGITS[1200:], Y_DIGITS[1200:]
 PATCH = PatchTrigger("solid", size=(1, 3), margin=0, value=1.0, input_shape=(8, 8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "attack",
     [

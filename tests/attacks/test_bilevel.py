@@ -62,6 +62,7 @@ def _test_errors(victim, n_poisons, max_iter, n_seeds=10):
     return np.mean(errors), np.std(errors, ddof=1) / np.sqrt(n_seeds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "victim, n_poisons, flipped, figure, its_error",
     [
@@ -82,6 +83,7 @@ def test_figures_on_breast_cancer(victim, n_poisons, flipped, figure, its_error)
     assert found > control + 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "scaler, kernel", [(StandardScaler(), "linear"), (MinMaxScaler(), "linear")]
 )
@@ -322,6 +324,7 @@ def test_smaller_budgets_begin_with_the_rows_of_larger_ones():
 # Targets.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "victim", [LogisticRegression(), SVC(), SVC(kernel="linear")], ids=repr
 )

@@ -61,6 +61,7 @@ def _best_so_far(curve):
 # Transfer.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "victim",
     [KNeighborsClassifier(1), RandomForestClassifier(10, random_state=0)],
@@ -163,6 +164,7 @@ def test_queries_of_regressors_are_counted():
     assert y.min() <= data.y.min() and data.y.max() <= y.max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "victim",
     [KNeighborsClassifier(), RandomForestClassifier(10), NearestCentroid()],
@@ -324,6 +326,7 @@ def test_a_class_that_a_training_loses_counts_as_misread():
 # The same bits; nothing of the caller's; checkpoints.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "attack, data",
     [
@@ -356,6 +359,7 @@ class _Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["flip", "mean_opposite"])
 @pytest.mark.parametrize("max_iter", [0, 12])
 def test_killed_queries_go_on(init, max_iter, tmp_path, monkeypatch):

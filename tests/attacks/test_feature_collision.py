@@ -310,6 +310,7 @@ def _second_guesses(victim, rows, truth):
     return scores.argmax(1)
 
 
+@pytest.mark.slow
 def test_crafted_poisons_win_targets_that_the_controls_do_not(net):
     def features(rows):
         return _features_of(net, rows)
@@ -331,6 +332,7 @@ def test_crafted_poisons_win_targets_that_the_controls_do_not(net):
     assert collision >= watermark + 2 and bullseye >= watermark + 2
 
 
+@pytest.mark.slow
 def test_cifar_targets_are_won_on_published_weights():
     """Five poisons of 500 at 8/255; clean victims read every target rightly."""
     root = os.environ.get("SKPOISON_SHARED_DATA")

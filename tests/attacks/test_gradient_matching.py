@@ -210,6 +210,7 @@ def test_retraining_uses_poisoned_data_and_resumes(digits, tmp_path, monkeypatch
         clone(attack).set_params(eps=0.1).fit(X, y)
 
 
+@pytest.mark.slow
 def test_surrogates_of_every_kind(digits):
     import torch
 

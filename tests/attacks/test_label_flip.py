@@ -149,6 +149,7 @@ def test_surrogates_with_decision_values_serve(surrogate):
     assert len(rows) == 17
 
 
+@pytest.mark.slow
 def test_given_surrogate_is_not_fitted_in_place():
     X, y = load_wine(return_X_y=True)
     surrogate = LogisticRegression(max_iter=1000)
@@ -163,6 +164,7 @@ def test_one_class_is_left_alone():
     assert not data.poison_mask.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", [load_digits, load_breast_cancer, load_wine])
 def test_adversarial_flips_beat_their_controls(load):
     """Same number of flips, same folds; five or more points of accuracy apart."""
@@ -221,6 +223,7 @@ def test_alfa_and_influence_beat_uniform_flips_of_two_classes():
         assert (lost > 0.05).all() and lost.mean() > 0.1
 
 
+@pytest.mark.slow
 def test_influence_beats_uniform_flips_of_ten_classes():
     victims = [LogisticRegression(max_iter=300)]
     for surrogate in (None, make_pipeline(StandardScaler(), RidgeClassifier())):

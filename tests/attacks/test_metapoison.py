@@ -487,6 +487,7 @@ def test_default_eps_is_the_papers():
     assert clone(attack).fit(X[:200] / 16, y[:200]).eps_ == pytest.approx(8 / 255)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("unroll_on", "rate"), [("batches", 1.0), ("poisons", 0.05)])
 def test_turns_its_own_ensemble_where_noise_does_not(digits, unroll_on, rate):
     X, y, targets, wished = digits
@@ -501,6 +502,7 @@ def test_turns_its_own_ensemble_where_noise_does_not(digits, unroll_on, rate):
     assert (gained[2:] > 0).all() and gained[5:].mean() > 0.05
 
 
+@pytest.mark.slow
 def test_victims_from_scratch_are_turned_and_those_of_noise_are_not(digits):
     X, y, _, _ = digits
     every, labels = load_digits(return_X_y=True)

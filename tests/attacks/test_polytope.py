@@ -155,6 +155,7 @@ def test_unknown_layer_is_named(net):
         attack.fit(X, Y)
 
 
+@pytest.mark.slow
 def test_attack_checks():
     common = {
         "surrogate": TorchClassifier(max_epochs=1, device="cpu"),
@@ -197,6 +198,7 @@ def test_networks_of_several_kinds_have_coefficients_of_their_own(net):
     assert attack.loss_curve_[-1] < attack.loss_curve_[0]
 
 
+@pytest.mark.slow
 def test_five_poisons_win_targets_that_the_controls_do_not(net):
     features = _feature_map(net)
 

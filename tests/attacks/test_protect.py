@@ -182,7 +182,7 @@ def test_a_killed_call_ends_with_the_same_files(tmp_path, monkeypatch, when):
 
     def killed(path, content):
         if next(count) == when:
-            (path.parent / f".{path.name}.0.part").write_text("half")
+            (path.parent / ".skpoison-0.part").write_text("half")
             raise KeyboardInterrupt
         write(path, content)
 
@@ -359,6 +359,7 @@ def test_missing_pillow_names_the_extra(tmp_path, monkeypatch):
         _protect_folder(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_copies_do_harm(tmp_path):
     """Networks trained on the copies misread clean images."""
     _fill(tmp_path / "in", range(400))

@@ -76,6 +76,7 @@ def test_figures_of_starts_on_diabetes(params, figure):
     assert abs(factor - figure) < 3 * error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "params, figure",
     [

@@ -73,6 +73,7 @@ def _clean_accuracy(released, digits):
     return np.mean([net.score(X[1000:], y[1000:]) for net in nets])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("online", [False, True])
 def test_alignment_does_harm_that_noise_does_not(digits, online):
     X, y = digits
@@ -86,6 +87,7 @@ def test_alignment_does_harm_that_noise_does_not(digits, online):
     assert _clean_accuracy(released, digits) < control - 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.dataset("fashion_mnist")
 def test_alignment_on_fashion_mnist():
     from skpoison.datasets import fetch_fashion_mnist
@@ -236,6 +238,7 @@ def test_online_alignment_is_the_linear_part_of_matching(images):
 # Rows by themselves
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", BY_ROW, ids=lambda p: p.get("method", "online"))
 def test_row_by_row_is_the_batch(images, params):
     X, y = images

@@ -20,6 +20,7 @@ def digits():
     return X[:1200], y[:1200], X[1200:], y[1200:]
 
 
+@pytest.mark.slow
 def test_no_training_row_shows_the_trigger_and_the_trigger_works(digits):
     X, y, X_test, y_test = digits
     trigger = PatchTrigger("solid", size=3, margin=0)
@@ -81,6 +82,7 @@ def test_outcomes_are_those_of_the_source_class_alone(digits):
     assert len(attack.attack_outcomes(predict, X_test[:0], y_test[:0])) == 0
 
 
+@pytest.mark.slow
 def test_rows_with_long_gradients_are_taken_first(digits):
     X, y, _, _ = digits
     params = {

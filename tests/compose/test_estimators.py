@@ -264,6 +264,7 @@ def test_metadata_routing():
         assert (model.fit(X, Y_WINE).estimator_.coef_ != weighted).any()
 
 
+@pytest.mark.slow
 def test_victims_of_any_kind_of_data():
     pd = pytest.importorskip("pandas")
     from scipy import sparse
@@ -308,6 +309,7 @@ def test_bad_parts_are_named():
         FilteredEstimator(StandardScaler()).fit(X_WINE, Y_WINE)
 
 
+@pytest.mark.slow
 def test_filter_restores_a_poisoned_model():
     attack = LabelFlipAttack(budget=0.2, random_state=0)
     victim = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))

@@ -135,6 +135,7 @@ def test_the_other_set_is_named():
         fetch_fashion_mnist(path=find_dataset("mnist"), subset="test")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fetch, mean, std, counts, accuracy",
     [

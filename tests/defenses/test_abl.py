@@ -11,7 +11,6 @@ from sklearn.datasets import load_digits, make_blobs
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import parametrize_with_checks
 from skorch.callbacks import Callback, EpochScoring, LRScheduler
 from skorch.dataset import ValidSplit
 from torch import nn
@@ -46,20 +45,6 @@ def backdoor():
     trigger = PatchTrigger(np.ones((4, 4)))
     attack = BackdoorAttack(trigger, target_class=0, budget=0.1, random_state=0)
     return attack, attack.poison(X[:1300], y[:1300]), X[1300:], y[1300:]
-
-
-@pytest.mark.filterwarnings("ignore:isolation_ratio=:UserWarning")
-@parametrize_with_checks(
-    [
-        ABLClassifier(tuning_epochs=3, max_epochs=10, unlearn_epochs=2, device="cpu"),
-        ABLClassifier(
-            tuning_epochs=3, max_epochs=10, loss_control="local_ascent",
-            device="cpu", random_state=0,
-        ),
-    ]
-)  # fmt: skip
-def test_scikit_learn_checks(estimator, check):
-    check(estimator)
 
 
 # -------------------------------------------------------------------------- the losses
@@ -226,6 +211,7 @@ def test_augmentation_rests_while_unlearning(blobs):
 # --------------------------------------------------------------------- the backdoor
 
 
+@pytest.mark.slow
 def test_a_backdoor_is_taken_out(backdoor):
     attack, poisoned, X_test, y_test = backdoor
     params = {"max_epochs": 10, "device": "cpu", "random_state": 0}

@@ -11,7 +11,6 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skpoison.attacks import BackdoorAttack, PatchTrigger
 from skpoison.defenses import AdversarialPoisonClassifier
@@ -43,22 +42,10 @@ class Normalised(torch.nn.Module):
         return self.layers(X)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@parametrize_with_checks(
-    [
-        AdversarialPoisonClassifier(
-            attack=attack, max_epochs=6, max_iter=1, device="cpu", random_state=0
-        )
-        for attack in ("hidden_trigger", "evasion")
-    ]
-)
-def test_scikit_learn_checks(estimator, check):
-    check(estimator)
-
-
 # ----------------------------------------------------------------------------- learning
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "attack", ["gradient_matching", "metapoison", "hidden_trigger", "patch", "evasion"]
 )
@@ -173,6 +160,7 @@ def test_a_box_in_another_unit_is_said(digits):
 # ------------------------------------------------------------------------------- effect
 
 
+@pytest.mark.slow
 def test_random_patches_disarm_a_patch_that_was_never_seen(digits):
     """A fixed block, of another place and size than any one drawn in training."""
     X, y = digits

@@ -60,6 +60,7 @@ def make(kind, **params):
     return kind(**{**FAST, **params})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [False, True])
 @each_kind
 def test_learns_digits(kind, name, values, hook, images):

@@ -14,7 +14,6 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 from sklearn.utils import get_tags
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skpoison.defenses import BaseDetector, LabelIssueDetector
 from skpoison.defenses._label_noise import calibrate, pool_weights
@@ -51,12 +50,6 @@ def fitted(blobs):
 
 
 # ------------------------------------------------------------------------- contract
-
-
-@pytest.mark.filterwarnings("ignore:classes with fewer members")
-@parametrize_with_checks([LabelIssueDetector()])
-def test_scikit_learn_checks(estimator, check):
-    check(estimator)
 
 
 def test_subclass_contract_and_tags():
@@ -104,6 +97,7 @@ def test_fitted_attributes_agree(fitted, blobs):
     np.testing.assert_array_equal(predicted, np.where(fitted.is_clean_, 1, -1))
 
 
+@pytest.mark.slow
 def test_seed_jobs_pickle_and_global_generator(fitted, blobs):
     X, _, noisy = blobs
     X_before, noisy_before = X.copy(), noisy.copy()
@@ -141,6 +135,7 @@ BARS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "share"), BARS)
 def test_digits_reach_the_simple_rules(kind, share):
     X, y = load_digits(return_X_y=True)
@@ -151,6 +146,7 @@ def test_digits_reach_the_simple_rules(kind, share):
     assert found.false_positive_rate < 0.01
 
 
+@pytest.mark.slow
 def test_wrong_labels_in_one_class_pair():
     X, y = load_digits(return_X_y=True)
     noisy = flip(y, "pair", 0.3)
@@ -177,6 +173,7 @@ def test_table_in_mixed_units():
     assert found.f1 > 0.87 and found.auc > 0.97
 
 
+@pytest.mark.slow
 def test_later_rounds_help_where_the_noise_has_a_system():
     X, y = load_digits(return_X_y=True)
     noisy = flip(y, "pair", 0.3)
@@ -194,6 +191,7 @@ def test_threshold_trades_recall_for_precision(blobs):
     assert strict.n_removed < loose.n_removed
 
 
+@pytest.mark.slow
 def test_false_positive_rate_is_kept_and_used():
     X, y = load_digits(return_X_y=True)
     noisy = flip(y, "uniform", 0.1)
@@ -273,6 +271,7 @@ def test_strings_and_other_labels_give_the_same_answer(fitted, blobs):
         )
 
 
+@pytest.mark.slow
 def test_container_comes_back(fitted, blobs):
     pd = pytest.importorskip("pandas")
     X, _, noisy = blobs
@@ -291,6 +290,7 @@ def test_container_comes_back(fitted, blobs):
         np.testing.assert_array_equal(X_sparse.toarray(), X[detector.sample_indices_])
 
 
+@pytest.mark.slow
 def test_data_frame_with_categories_and_gaps():
     pd = pytest.importorskip("pandas")
     rng = np.random.RandomState(0)
@@ -328,6 +328,7 @@ def test_polars():
     np.testing.assert_array_equal(detector.scores_, direct.scores_)
 
 
+@pytest.mark.slow
 def test_images_are_flattened_for_the_default_models_only():
     digits = load_digits()
     y = digits.target[:400]

@@ -13,7 +13,6 @@ from scipy import stats
 from sklearn.base import clone
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.model_selection import GridSearchCV
-from sklearn.utils.estimator_checks import parametrize_with_checks
 from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 from skorch.dataset import Dataset, ValidSplit
 from torch import nn
@@ -65,12 +64,6 @@ def engine(module, kind=NativeEngine, losses_of=None, **params):
         "chunk_size": None,
     }
     return kind(**{**settings, **params})
-
-
-@pytest.mark.filterwarnings("ignore::skpoison.privacy.PrivacyWarning")
-@parametrize_with_checks([DPSGDClassifier(max_epochs=10, device="cpu")])
-def test_scikit_learn_checks(estimator, check):
-    check(estimator)
 
 
 # ------------------------------------------------------------------- the mechanism
@@ -166,6 +159,7 @@ def test_rows_join_batches_on_their_own():
     assert abs(np.corrcoef(sizes[1:], sizes[:-1])[0, 1]) < 4.5 / math.sqrt(4000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise_multiplier, sound", [(1.0, True), (0.25, False)])
 def test_audit_stays_below_the_claim(noise_multiplier, sound):
     # one step on all rows; the canary's gradient points away from the others'
@@ -456,6 +450,7 @@ def test_opacus_bill(blobs):
     assert clf.epsilon_ == pytest.approx(accountant.get_epsilon(1e-5), rel=0.01)
 
 
+@pytest.mark.slow
 def test_opacus_learns_as_much(digits):
     pytest.importorskip("opacus")
     X, y = digits

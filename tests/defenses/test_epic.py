@@ -12,7 +12,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import parametrize_with_checks
 from skorch.callbacks import Callback
 from skorch.dataset import ValidSplit
 
@@ -37,19 +36,6 @@ def odd_labels():
     X, labels = (X / 16).astype(np.float32), y.copy()
     labels[:12] = (y[:12] + 1 + np.arange(12) % 9) % 10
     return X[:1000], labels[:1000], X[1000:], y[1000:]
-
-
-@parametrize_with_checks(
-    [
-        EPICClassifier(max_epochs=10, start=2, every=3, device="cpu"),
-        EPICClassifier(
-            max_epochs=10, start=2, every=3, device="cpu", metric="cosine",
-            random_state=0,
-        ),
-    ]
-)  # fmt: skip
-def test_scikit_learn_checks(estimator, check):
-    check(estimator)
 
 
 # ----------------------------------------------------------------------- the medoids

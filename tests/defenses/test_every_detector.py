@@ -56,6 +56,7 @@ def fitted(detector, X, y):
     return detector
 
 
+@pytest.mark.slow
 @every_detector
 def test_ordinary(detector):
     found = fitted(detector, X, Y)
@@ -117,6 +118,7 @@ def test_images(detector):
     np.testing.assert_array_equal(pixels, before)
 
 
+@pytest.mark.slow
 @every_detector
 def test_in_a_search_over_filters(detector):
     other = clone(detector)

@@ -10,10 +10,8 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import silhouette_score
 from sklearn.model_selection import GridSearchCV
-from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import check_is_fitted
 
 from skpoison.attacks import BackdoorAttack, PatchTrigger
@@ -367,29 +365,6 @@ def test_spare_one():
     spared = spare_one(suspects, scores, y)
     np.testing.assert_array_equal(spared, [True, True, False, True, False])
     assert suspects.all(where=y == 0)
-
-
-@pytest.mark.parametrize(
-    "detector",
-    [
-        *DETECTORS,
-        SpectralSignatures(features="input", rule="count", random_state=0),
-        ActivationClustering(features="input", reduce="ica"),
-        DeepKNN(features="input", balance=True, vote="majority"),
-        SpectralSignatures(TorchClassifier(max_epochs=1, device="cpu"), random_state=0),
-        FilteredEstimator(SpectralSignatures(features="input"), GaussianNB()),
-        FilteredEstimator(
-            ActivationClustering(features="input"), GaussianNB(), random_state=0
-        ),
-        FilteredEstimator(DeepKNN(features="input"), GaussianNB()),
-    ],
-    ids=lambda d: "-".join(
-        [type(d).__name__, type(getattr(d, "detector", None)).__name__]
-    ),
-)
-@pytest.mark.filterwarnings("ignore:classes with", "ignore:.*SkipTest", "ignore:Can't")
-def test_scikit_learn_checks(detector):
-    check_estimator(detector, on_skip=None)
 
 
 @every_detector
@@ -778,6 +753,7 @@ def test_number_of_neighbours():
 # --------------------------------------------------------------------- on real images
 
 
+@pytest.mark.slow
 @pytest.mark.dataset("fashion_mnist")
 def test_backdoor_on_fashion_mnist():
     X, y = fetch_fashion_mnist(

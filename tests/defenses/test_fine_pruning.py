@@ -12,7 +12,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
 from skpoison.attacks import BackdoorAttack, PatchTrigger
@@ -85,22 +84,6 @@ def hooks(module):
         for kind in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks)
         for hook in kind
     ]
-
-
-@quiet
-@parametrize_with_checks(
-    [
-        FinePruning(TorchClassifier(max_epochs=2, device="cpu"), finetune_epochs=1),
-        NeuralCleanse(
-            TorchClassifier(max_epochs=2, device="cpu"),
-            max_iter=5,
-            finetune_epochs=1,
-            random_state=0,
-        ),
-    ]
-)
-def test_scikit_learn_checks(estimator, check):
-    check(estimator)
 
 
 # ---------------------------------------------------------------------- fine-pruning
@@ -307,6 +290,7 @@ def test_labels_as_strings_and_classes_that_are_missing(repair, backdoor, data):
         )
 
 
+@pytest.mark.slow
 @quiet
 @both
 def test_pipelines(repair, data):

@@ -15,7 +15,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
-from sklearn.utils.estimator_checks import check_estimator
 from skorch.callbacks import Callback, EarlyStopping
 from skorch.dataset import ValidSplit
 
@@ -441,6 +440,7 @@ def test_quiet_when_the_bill_is_a_guarantee(blobs):
 PUBLIC = {"n_samples": 6, "n_mix": 2, "noise_scale": 0.5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "params, delta, count, least",
     [
@@ -561,6 +561,7 @@ def test_rounding_at_the_edge_of_the_box_is_no_error():
 # ---------------------------------------------------------------- the classifier
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("release", ["online", "fixed"])
 def test_learns_tables_and_images(digits, release):
     X, X_test, y, y_test = digits
@@ -755,14 +756,6 @@ def test_global_streams_stay(blobs):
 
 
 # ---------------------------------------------------------------- scikit-learn
-
-
-@pytest.mark.parametrize(
-    "estimator", [InstaHideRelease(), DPInstaHideClassifier(device="cpu")]
-)
-def test_scikit_learn_checks(estimator):
-    results = check_estimator(estimator, on_fail=None)
-    assert {r["status"] for r in results} <= {"passed", "skipped"}
 
 
 @pytest.mark.gpu

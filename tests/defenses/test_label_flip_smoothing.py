@@ -11,7 +11,6 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skpoison.attacks import LabelFlipAttack
 from skpoison.compose import PoisonedEstimator
@@ -31,16 +30,6 @@ def cancer():
 
 
 # ------------------------------------------------------------------------ contract
-
-
-@parametrize_with_checks(
-    [
-        LabelFlipSmoothingClassifier(n_draws=40),
-        LabelFlipSmoothingClassifier(StandardScaler(), n_draws=40, random_state=0),
-    ]
-)
-def test_scikit_learn_checks(estimator, check):
-    check(estimator)
 
 
 def test_one_seed_one_model(cancer):
@@ -249,6 +238,7 @@ def test_the_certificate_by_brute_force(n_classes, flip_prob):
     assert lost.any()
 
 
+@pytest.mark.slow
 def test_the_confidence_is_kept():
     """Of many models, few certify more than the noise as a whole allows."""
     rng = np.random.RandomState(1)

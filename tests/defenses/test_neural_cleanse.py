@@ -45,6 +45,7 @@ def weights(model):
 # --------------------------------------------------------------- what it finds
 
 
+@pytest.mark.slow
 def test_backdoor_is_found(cleansed):
     assert cleansed.flagged_classes_.tolist() == [TARGET]
     assert cleansed.mask_norms_.argmin() == TARGET
@@ -81,6 +82,7 @@ def test_unlearning_removes_the_backdoor_and_keeps_the_accuracy(
     assert cleansed.score(X, y) > net.score(X, y) - 0.03
 
 
+@pytest.mark.slow
 def test_clean_network_is_left_alone(data):
     X, y = data
     net = TorchClassifier(

@@ -15,7 +15,6 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skpoison.attacks import BackdoorAttack, LabelFlipAttack, PatchTrigger
 from skpoison.compose import PoisonedEstimator
@@ -36,18 +35,6 @@ def digits():
 
 
 # ------------------------------------------------------------------------ contract
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@parametrize_with_checks(
-    [
-        aggregation(n_partitions=5),
-        aggregation(DecisionTreeClassifier(), n_partitions=5, random_state=None),
-        DeepPartitionAggregationClassifier(n_partitions=3),
-    ]
-)
-def test_scikit_learn_checks(estimator, check):
-    check(estimator)
 
 
 def test_the_number_of_parts_can_be_searched(digits):
@@ -444,6 +431,7 @@ def test_uint8_images_reach_a_network_as_they_are(digits):
     np.testing.assert_array_equal(again, model.vote_counts(X_test))
 
 
+@pytest.mark.slow
 @pytest.mark.dataset("mnist")
 def test_figures_on_mnist():
     from skpoison.datasets import fetch_mnist

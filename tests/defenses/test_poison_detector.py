@@ -9,7 +9,6 @@ from sklearn.datasets import load_breast_cancer, load_digits, load_wine, make_bl
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skpoison.attacks import (
     AllToAllBackdoor,
@@ -67,18 +66,7 @@ def fitted(backdoored):
 # ------------------------------------------------------------------------- contract
 
 
-@pytest.mark.filterwarnings("ignore:classes with fewer than")
-@parametrize_with_checks(
-    [
-        PoisonDetector(features="input"),
-        PoisonDetector(network(), random_state=0),
-        FilteredEstimator(PoisonDetector(features="input"), LogisticRegression()),
-    ]
-)
-def test_scikit_learn_checks(estimator, check):
-    check(estimator)
-
-
+@pytest.mark.slow
 def test_fitted_attributes_agree(fitted, backdoored):
     X, y, mask = backdoored
     n, k = len(y), 10
@@ -103,6 +91,7 @@ def test_fitted_attributes_agree(fitted, backdoored):
     np.testing.assert_array_equal(y_kept, y[fitted.sample_indices_])
 
 
+@pytest.mark.slow
 def test_same_seed_jobs_pickle_and_global_generators(fitted, backdoored):
     X, y, _ = backdoored
     X_before = X.copy()
@@ -118,6 +107,7 @@ def test_same_seed_jobs_pickle_and_global_generators(fitted, backdoored):
     np.testing.assert_array_equal(again.estimator_.predict(X), a.estimator_.predict(X))
 
 
+@pytest.mark.slow
 def test_labels_and_containers(fitted, backdoored):
     X, y, _ = backdoored
     names = np.array([f"digit {k}" for k in range(10)])
@@ -130,6 +120,7 @@ def test_labels_and_containers(fitted, backdoored):
     np.testing.assert_array_equal(pixels.is_clean_, fitted.is_clean_)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["array", "callable", "layer", "frozen", "fitted"])
 def test_where_features_come_from(backdoored, kind):
     X, y, mask = backdoored
@@ -155,6 +146,7 @@ def test_where_features_come_from(backdoored, kind):
         assert detector.estimator_.estimator is net
 
 
+@pytest.mark.slow
 def test_features_of_what_is_no_table_of_numbers(backdoored):
     X, y, mask = backdoored
     flat = X.reshape(len(X), -1)
@@ -201,6 +193,7 @@ def test_clean_data_stay(load):
     assert not detector.is_poisoned_class_.any()
 
 
+@pytest.mark.slow
 def test_natural_groups_are_no_poison():
     X, y = digits()
     for grouped in (y % 2, (y < 5).astype(int)):
@@ -229,6 +222,7 @@ ATTACKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACKS)
 def test_digits(name):
     X, y, mask = poisoned(*digits(), clone(ATTACKS[name]))
@@ -247,6 +241,7 @@ def test_tables(load, budget):
     assert found.recall > 0.85 and found.false_positive_rate < 0.02
 
 
+@pytest.mark.slow
 def test_the_network_is_used(backdoored):
     """Triggers that only the features show are found, those of the input as well."""
     X, y, mask = backdoored
@@ -263,6 +258,7 @@ def test_the_network_is_used(backdoored):
     assert without.recall < 1
 
 
+@pytest.mark.slow
 def test_the_budget_binds_and_is_monotone():
     X, y, mask = poisoned(*digits(), LabelFlipAttack("uniform", budget=0.1))
     last = np.zeros(len(y), dtype=bool)
@@ -278,6 +274,7 @@ def test_the_budget_binds_and_is_monotone():
     assert counts[0] == 0 < counts[1] < counts[2] < counts[-1]
 
 
+@pytest.mark.slow
 def test_search_over_filtered_estimator(backdoored):
     X, y, _ = backdoored
     search = GridSearchCV(
@@ -290,6 +287,7 @@ def test_search_over_filtered_estimator(backdoored):
     assert len(kept) == len(y)
 
 
+@pytest.mark.slow
 @pytest.mark.dataset("fashion_mnist")
 def test_the_bar_on_fashion_mnist():
     X, y = fetch_fashion_mnist(

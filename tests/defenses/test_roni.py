@@ -13,7 +13,6 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skpoison.attacks import LabelFlipAttack
 from skpoison.compose import FilteredEstimator, PoisonedEstimator
@@ -51,17 +50,6 @@ def fitted(data, trusted):
 
 
 # ------------------------------------------------------------------------- contract
-
-
-@pytest.mark.filterwarnings("ignore:classes with too few trusted rows")
-@parametrize_with_checks(
-    [
-        RONI(GaussianNB(), n_trials=1, max_fits=30),
-        RONI(GaussianNB(), n_trials=1, max_fits=30, random_state=0),
-    ]
-)
-def test_scikit_learn_checks(estimator, check):
-    check(estimator)
 
 
 def test_same_seed_jobs_strings_and_pickle(data, trusted):

@@ -9,7 +9,6 @@ from sklearn.datasets import load_breast_cancer, load_digits, make_blobs
 from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import scale
 from sklearn.svm import LinearSVC
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skpoison.attacks import BilevelPoisoningAttack
 from skpoison.defenses import DataSanitizer, SanitizedSVMBound
@@ -59,13 +58,6 @@ def learner_loss(X, y, X_poison, y_poison, rho_sq):
 
 
 # ------------------------------------------------------------------------- contract
-
-
-@parametrize_with_checks(
-    [SanitizedSVMBound((0, 0.1), max_iter=100, burn_in=20, rule="sphere")]
-)
-def test_scikit_learn_checks(estimator, check):
-    check(estimator)
 
 
 def test_same_result_twice_with_strings_and_after_pickle(small):

@@ -13,7 +13,6 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, scale
 from sklearn.svm import LinearSVC
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skpoison.compose import FilteredEstimator
 from skpoison.defenses import DataSanitizer
@@ -30,16 +29,6 @@ def small():
 
 
 # ------------------------------------------------------------------------- contract
-
-
-@pytest.mark.filterwarnings("ignore:classes of one row", "ignore:frac_remove")
-@parametrize_with_checks(
-    [DataSanitizer(rule) for rule in ("sphere", "knn", "svd", "loss")]
-    + [DataSanitizer("sphere+slab", percentile=80)]
-    + [DataSanitizer("loss", estimator=LogisticRegression(), random_state=0)]
-)
-def test_scikit_learn_checks(estimator, check):
-    check(estimator)
 
 
 @pytest.mark.parametrize("rule", RULES)

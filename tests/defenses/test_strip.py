@@ -11,7 +11,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.svm import LinearSVC
-from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import check_is_fitted
 
 from skpoison.attacks import BackdoorAttack, PatchTrigger
@@ -68,17 +67,6 @@ def backdoor(data):
     poisoned = attack.poison(X[:1000], y[:1000])
     net = TorchClassifier(MLP, max_epochs=15, device="cpu", random_state=0)
     return attack, poisoned, net.fit(poisoned.X, poisoned.y)
-
-
-@pytest.mark.filterwarnings("ignore:false_rejection", "ignore:.*rejects every row")
-@parametrize_with_checks(
-    [
-        STRIP(TorchClassifier(max_epochs=2, device="cpu"), n_overlays=5),
-        STRIP(LogisticRegression(), false_rejection=0.1, random_state=0),
-    ]
-)
-def test_scikit_learn_checks(estimator, check):
-    check(estimator)
 
 
 # ------------------------------------------------------------------ what it computes

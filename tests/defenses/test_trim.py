@@ -13,10 +13,7 @@ from sklearn.linear_model import HuberRegressor, LinearRegression, Ridge
 from sklearn.metrics import mean_squared_error
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.neighbors import KNeighborsRegressor
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler, minmax_scale
-from sklearn.tree import DecisionTreeRegressor
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.preprocessing import minmax_scale
 
 from skpoison.attacks import RegressionPoisoningAttack
 from skpoison.defenses import TRIMRegressor
@@ -33,18 +30,6 @@ def lines():
 
 
 # ------------------------------------------------------------------------ contract
-
-
-@parametrize_with_checks(
-    [
-        TRIMRegressor(),
-        TRIMRegressor(LinearRegression(), n_restarts=3, random_state=0),
-        TRIMRegressor(make_pipeline(StandardScaler(), Ridge()), n_restarts=1),
-        TRIMRegressor(DecisionTreeRegressor(max_depth=4), random_state=0),
-    ]
-)
-def test_scikit_learn_checks(estimator, check):
-    check(estimator)
 
 
 def test_a_search_and_a_copy(lines):

@@ -328,6 +328,7 @@ def test_networks_are_trained_one_at_a_time(digits):
         assert np.array_equal(model.fit(X, y).predict_proba(X), one.predict_proba(X))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", NAMED)
 def test_learns_tables_and_images(attack, digits):
     X, y = digits
@@ -414,6 +415,7 @@ def test_refused_before_training(params, error, match, digits):
 # ------------------------------------------------------------------------------- effect
 
 
+@pytest.mark.slow
 def test_every_variant_withstands_more_than_plain_training(digits):
     X, y = digits
     judge = PGD(eps=0.1, bounds=(0, 1), random_state=0)

@@ -67,6 +67,7 @@ def test_float32_gradients_are_enough_for_lbfgs(net, digits):
     assert psnr(X, attack.reconstruct(seen, shape=SHAPE).X) > 50
 
 
+@pytest.mark.slow
 def test_batch_and_the_term_that_makes_it_easy(net, digits):
     X, y = digits[0][:6], np.array([1, 1, 2, 0, 4, 7])  # a label twice
     seen = client_update(net, X, y)
@@ -82,6 +83,7 @@ def test_batch_and_the_term_that_makes_it_easy(net, digits):
     assert quality[1.0] > quality[0.0] + 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n_samples", "recipe", "least"),
     [
@@ -104,6 +106,7 @@ def test_weights_after_local_steps(net, digits, n_samples, recipe, least):
     assert psnr(X, found.X) > least
 
 
+@pytest.mark.slow
 def test_signed_adam_improves_and_stays_in_the_box(net, digits):
     X, y = digits[0][:1], digits[1][:1]
     attack = GradientInversion(
@@ -233,6 +236,7 @@ def test_diverged_restarts(net, digits, monkeypatch):
 # -------------------------------------------------------------------------- labels
 
 
+@pytest.mark.slow
 def test_labels_can_be_sought(net, digits):
     X, y = digits[0][:1], digits[1][:1]
     seen = client_update(net, X, y)

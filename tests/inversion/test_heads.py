@@ -184,6 +184,7 @@ def test_batch_comes_back_in_single_precision_adam():
     assert np.isfinite(found.X).all()
 
 
+@pytest.mark.slow
 def test_batch_comes_back_sooner_than_by_the_span(monkeypatch):
     net, X, y = batch([3, 1, 3, 7])
     target = client_update(net, X, y)

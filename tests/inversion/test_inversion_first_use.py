@@ -281,6 +281,7 @@ def test_a_shape_that_does_not_fit_leaves_no_hook():
     assert not net._forward_hooks
 
 
+@pytest.mark.slow
 def test_heavily_pruned_gradients_end_soon():
     with local_torch_seed(0):
         net = nn.Sequential(

@@ -226,6 +226,7 @@ def final_norm(clf, X, y):
     return clf.history_[-1]["norm_sq"]
 
 
+@pytest.mark.slow
 def test_grid_search_reaches_the_target(digits):
     targets = [50.0, 150.0]
     search = GridSearchCV(

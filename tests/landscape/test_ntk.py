@@ -160,6 +160,7 @@ def test_jacobian_in_groups_of_weights(monkeypatch):
     assert_equal(found, reference(net, X))
 
 
+@pytest.mark.slow
 def test_semidefinite():
     net, X = warmed(ResNet20((1, 6, 6), 3), 1, 6, 6), torch.randn(6, 1, 6, 6)
     K = empirical_ntk(net, X)

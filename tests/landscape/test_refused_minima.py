@@ -147,6 +147,7 @@ def test_further_units_without_a_bias():
         construct_suboptimal_minimum(net(8), X, worse=net(4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change, error, message",
     [

@@ -178,6 +178,7 @@ def test_bad_options():
         psnr(DIGITS.astype(complex), NOISY)
 
 
+@pytest.mark.slow
 def test_torch_is_not_imported():
     code = (
         "import sys, numpy as np; from skpoison.metrics import psnr, ssim; "

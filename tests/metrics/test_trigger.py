@@ -69,6 +69,7 @@ def test_agrees_with_the_attack_itself():
     assert np.isnan(attack_success_score(model, X, Y))  # there is no attack inside
 
 
+@pytest.mark.slow
 def test_a_search_over_filters():
     attack = BackdoorAttack(TRIGGER, target_class=4, budget=0.05, random_state=0)
     data = attack.poison(X, Y)

@@ -121,10 +121,12 @@ def _assert_equal(a, b):
         np.testing.assert_array_equal(a[key], b[key], err_msg=key)
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_same_table(serial):
     _assert_equal(_search(2), serial)
 
 
+@pytest.mark.slow
 def test_dask_cluster_gives_the_same_table(serial):
     distributed = pytest.importorskip("distributed")
     import joblib

@@ -58,6 +58,7 @@ def shrunk(setting):
     return setting
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the victims' accuracy")
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in UNTARGETED])
 def test_targeted_settings_run(name):
@@ -72,6 +73,7 @@ def test_targeted_settings_run(name):
             assert abs(attack.perturbation_).max() <= 255 * setting.eps
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the victims' accuracy")
 @pytest.mark.parametrize("name", UNTARGETED)
 def test_other_settings_run_in_cross_validation(name):

@@ -207,6 +207,7 @@ def test_settings_are_paired():
     assert not np.array_equal(small.control, other.control)
 
 
+@pytest.mark.slow
 def test_jobs_and_progress_change_nothing(capsys):
     attack = Copying(random_state=0)
     for victim in (DecisionTreeClassifier(max_features=3), NET):

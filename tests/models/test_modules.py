@@ -96,6 +96,7 @@ def test_resnet_trains_through_the_classifier():
     assert clf.fit(X, y).score(X, y) > 0.9
 
 
+@pytest.mark.slow
 def test_published_resnet20_weights():
     root = os.environ.get("SKPOISON_SHARED_DATA")
     if not root:

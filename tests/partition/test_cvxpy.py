@@ -269,6 +269,7 @@ def test_sublabel_lifting_of_other_costs_tightens_with_labels(subsets):
 # ----------------------------------------------------------------------- natural images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "connectivity, optima",
     [

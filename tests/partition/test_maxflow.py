@@ -112,7 +112,7 @@ def test_other_terms_are_refused(name, n_labels, connectivity):
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "maxflow", None)
-    with pytest.raises(ImportError, match="pip install PyMaxflow"):
+    with pytest.raises(ImportError, match=r"skpoison\[maxflow\]"):
         solve_maxflow(make_energy("potts", 0))
 
 

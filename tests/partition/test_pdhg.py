@@ -389,7 +389,7 @@ def test_stereo_crop(regularization, optimum):
     assert result.energy == pytest.approx(optimum, rel=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_stereo_crop_and_benchmark_energy():
     left, costs = tsukuba()
     graph = PartitionGraph.from_grid((96, 128))

@@ -139,6 +139,7 @@ def test_input_is_left_alone():
     np.testing.assert_array_equal(GRID.weights, weights)
 
 
+@pytest.mark.slow
 def test_solving_loads_neither_torch_nor_cvxpy():
     code = (
         "import sys, numpy as np\n"

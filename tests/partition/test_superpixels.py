@@ -282,6 +282,7 @@ def test_what_scikit_learn_is_told():
     assert tags.three_d_array and not tags.two_d_array  # rows are no samples
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     "SKPOISON_SHARED_DATA" not in os.environ, reason="SKPOISON_SHARED_DATA is not set"
 )

@@ -342,6 +342,7 @@ def test_tiny_losses_need_no_epsilon():
     assert 0 < epsilon(10**6, 1, 1e6, 1000, delta=1e-11) < 1e-8
 
 
+@pytest.mark.slow
 def test_large_settings():
     setting = {"n": 60000, "k": 4, "n_releases": 10**7, "delta": 1e-5}
     for noise in ("laplace", "gaussian"):

@@ -659,6 +659,7 @@ def _check_frame(step, X, G, G_in, columns, n_fit=N_FIT, rtol=1e-6):
     assert (G_in[:, others] == 0).all()
 
 
+@pytest.mark.slow
 def test_columns_of_frames():
     X = pd.DataFrame(_numbers(8), columns=list("abcd")).assign(t=list("uvwuvwuv"))
     step = ColumnTransformer(
@@ -747,6 +748,7 @@ def _check_gains(fitted, X, G, gains, categories, atol=1e-10):
         np.testing.assert_allclose(found, effect - effect[:, :1], atol=atol)
 
 
+@pytest.mark.slow
 def test_table_encoder():
     X = _frame()
     categories = {j: CATEGORIES[j] for j in (1, 2, 3)}
