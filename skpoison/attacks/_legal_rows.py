@@ -2,6 +2,14 @@
 
 import numpy as np
 
+from skpoison.attacks._legal_columns import (
+    check_categorical,
+    check_groups,
+    check_integer,
+    column_spans,
+    given_bounds,
+    name_of,
+)
 from skpoison.utils._containers import (
     cells_of,
     column_of,
@@ -11,7 +19,7 @@ from skpoison.utils._containers import (
     numbers_of,
     put_in_columns,
 )
-from skpoison.utils._validation import bounds_pair, check_columns
+from skpoison.utils._validation import check_columns
 
 
 class LegalRows:
@@ -88,17 +96,17 @@ class LegalRows:
         if mutable is not None:
             is_mobile[:] = False
             is_mobile[check_columns("mutable", mutable, X)] = True
-        groups = _check_groups(one_hot, X, types, is_mobile)
+        groups = check_groups(one_hot, X, types, is_mobile)
         grouped = [j for group in groups for j in group]
-        whole = _check_integer(integer, X, types)
-        categories = _check_categorical(categorical, X, types, grouped)
+        whole = check_integer(integer, X, types)
+        categories = check_categorical(categorical, X, types, grouped)
         for first, second, shared in (
             ("integer", "categorical", set(whole) & set(categories)),
             ("integer", "one_hot", set(whole) & set(grouped)),
         ):
             if shared:
                 raise ValueError(
-                    f"column {_name(X, min(shared))!r} is named in both {first} and "
+                    f"column {name_of(X, min(shared))!r} is named in both {first} and "
                     f"{second}"
                 )
         self._set_categories(X, categories, is_mobile)
@@ -140,8 +148,8 @@ class LegalRows:
                     first.setdefault(cell, i)
             except TypeError:
                 raise TypeError(
-                    f"column {_name(X, j)!r} holds {type(cell).__name__}, which can't "
-                    "be a category; leave it out of mutable"
+                    f"column {name_of(X, j)!r} holds {type(cell).__name__}, which "
+                    "can't be a category; leave it out of mutable"
                 ) from None
             cells = [cell for cell in first if not is_missing(cell)]
             try:
@@ -161,8 +169,8 @@ class LegalRows:
         if bounds is None:
             given = np.tile([[-np.inf], [np.inf]], X.shape[1])
         elif not (isinstance(bounds, str) and bounds == "data"):
-            given = _given_bounds(bounds, is_box)
-        spans = _spans(X, self._numeric, self._types, self._is_array)
+            given = given_bounds(bounds, is_box)
+        spans = column_spans(X, self._numeric, self._types, self._is_array)
         low, high, origin, end, is_whole = [], [], [], [], []
         for j, dtype, (a, b) in zip(self._numeric, self._types, spans, strict=True):
             is_whole.append((j in whole or dtype.kind != "f") and j not in grouped)
@@ -176,14 +184,14 @@ class LegalRows:
                 if a > b:
                     raise ValueError(
                         f"bounds={bounds!r} hold no whole number for column "
-                        f"{_name(X, j)!r}"
+                        f"{name_of(X, j)!r}"
                     )
                 slack = 0.0
                 if dtype.kind == "f":  # the rounding errors of a scaler
                     slack = 8 * np.finfo(dtype).eps * max(abs(least), abs(most))
                 if least < a - slack or most > b + slack:
                     raise ValueError(
-                        f"X lies outside bounds={bounds!r}: column {_name(X, j)!r} "
+                        f"X lies outside bounds={bounds!r}: column {name_of(X, j)!r} "
                         f"spans [{least:g}, {most:g}]"
                     )
                 a, b = min(a, least), max(b, most)
@@ -412,112 +420,6 @@ class LegalRows:
             for i in np.flatnonzero(self._codes(rows, j) < 0):
                 legal[i] &= is_missing(cells_of(column_of(rows, j))[i])
         return legal
-
-
-def _name(X, position):
-    return X.columns[position] if is_frame(X) else int(position)
-
-
-def _check_groups(one_hot, X, types, is_mobile):
-    if one_hot is None:
-        return []
-    if isinstance(one_hot, str) or not all(
-        hasattr(group, "__iter__") and not isinstance(group, str) for group in one_hot
-    ):
-        raise TypeError(f"one_hot must be a list of lists of columns, got {one_hot!r}")
-    groups = [check_columns("one_hot", group, X) for group in one_hot]
-    seen: set = set()
-    for group in groups:
-        if not group:
-            raise ValueError("one_hot holds an empty group")
-        if seen & set(group):
-            j = min(seen & set(group))
-            raise ValueError(f"one_hot: column {_name(X, j)!r} is in two groups")
-        seen |= set(group)
-        if len(set(is_mobile[group])) > 1:
-            raise ValueError(
-                "one_hot: of the group of column "
-                f"{_name(X, group[0])!r} all or none must be in mutable"
-            )
-        total = np.zeros(X.shape[0])
-        for j in group:
-            bits = None if types[j] is None else numbers_of(X, j)
-            if bits is None or not np.isin(bits[~np.isnan(bits)], (0, 1)).all():
-                raise ValueError(
-                    f"one_hot: column {_name(X, j)!r} holds other values than 0 and 1"
-                )
-            total += np.nan_to_num(bits)
-        if (total > 1).any():
-            raise ValueError(
-                f"one_hot: row {int(np.argmax(total > 1))} has more than one 1 in the "
-                f"group of column {_name(X, group[0])!r}"
-            )
-    return groups
-
-
-def _check_integer(integer, X, types):
-    if isinstance(integer, str) and integer == "auto":
-        return []
-    positions = check_columns("integer", integer, X)
-    for j in positions:
-        if types[j] is None or types[j].kind == "b":
-            raise ValueError(f"integer: column {_name(X, j)!r} holds no numbers")
-        numbers = numbers_of(X, j)
-        numbers = numbers[np.isfinite(numbers)]
-        if (numbers != np.rint(numbers)).any():
-            raise ValueError(
-                f"integer: column {_name(X, j)!r} holds numbers that are not whole"
-            )
-    return positions
-
-
-def _check_categorical(categorical, X, types, grouped):
-    columns = {j for j, t in enumerate(types) if t is None or t.kind == "b"}
-    columns -= set(grouped)
-    if not (isinstance(categorical, str) and categorical == "auto"):
-        named = set(check_columns("categorical", categorical, X))
-        if named & set(grouped):
-            j = min(named & set(grouped))
-            raise ValueError(
-                f"column {_name(X, j)!r} is named in both categorical and one_hot"
-            )
-        columns |= named
-    return sorted(columns)
-
-
-def _spans(X, positions, types, is_array):
-    """Return the least and the largest finite number of each column, in its type."""
-    if is_array:
-        numbers = X[:, positions]
-        if X.dtype.kind != "f" or np.isfinite(numbers).all():
-            return list(zip(numbers.min(axis=0), numbers.max(axis=0), strict=True))
-    spans = []
-    for j, dtype in zip(positions, types, strict=True):
-        column = column_of(X, j)
-        if not is_array and dtype.kind in "iu":  # exact beyond 2**53
-            cells = [cell for cell in cells_of(column) if not is_missing(cell)]
-            numbers = np.array(cells, dtype=dtype)
-        else:
-            numbers = numbers_of(X, j).astype(dtype, copy=False)
-            numbers = numbers[np.isfinite(numbers)]
-        if len(numbers) == 0:
-            numbers = np.zeros(1, dtype=dtype)
-        spans.append((numbers.min(), numbers.max()))
-    return spans
-
-
-def _given_bounds(bounds, is_box):
-    """Return bounds as (2, n_features), NaN for columns that they do not concern."""
-    n_features, n_box = len(is_box), int(is_box.sum())
-    if np.iterable(bounds) and not isinstance(bounds, str):
-        # one entry a column: those of columns without numbers are not looked at
-        bounds = [
-            np.asarray(b)[is_box] if np.shape(b) == (n_features,) else b for b in bounds
-        ]
-    out = np.full((2, n_features), np.nan)
-    for side, bound in zip(out, bounds_pair(bounds, (n_box,)), strict=True):
-        side[is_box] = bound
-    return out
 
 
 def _inside(bound, dtype, is_whole, to_whole):

@@ -4,7 +4,7 @@ Names load on first use: aggregation alone does not pay for torch. Runs on sever
 machines are in :mod:`skpoison.federated.flower`.
 """
 
-import importlib
+from skpoison.utils._lazy import load_on_use
 
 _MODULES = {
     "ALIEAttack": "_attacks._statistical",
@@ -59,14 +59,4 @@ _MODULES = {
 }
 
 __all__ = sorted(_MODULES)
-
-
-def __getattr__(name):
-    if name in _MODULES:
-        module = importlib.import_module(f"skpoison.federated.{_MODULES[name]}")
-        return getattr(module, name)
-    raise AttributeError(f"module 'skpoison.federated' has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = load_on_use(__name__, _MODULES)

@@ -3,7 +3,7 @@
 Names load on first use.
 """
 
-import importlib
+from skpoison.utils._lazy import load_on_use
 
 _MODULES = {
     "AnalyticInversion": "_analytic",
@@ -23,14 +23,4 @@ _MODULES = {
 }
 
 __all__ = sorted(_MODULES)
-
-
-def __getattr__(name):
-    if name in _MODULES:
-        module = importlib.import_module(f"skpoison.inversion.{_MODULES[name]}")
-        return getattr(module, name)
-    raise AttributeError(f"module 'skpoison.inversion' has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = load_on_use(__name__, _MODULES)

@@ -9,6 +9,8 @@ stops. Names load on first use; neither torch nor cvxpy is needed to import this
 import importlib
 import sys
 
+from skpoison.utils._lazy import load_on_use
+
 _MODULES = {
     "BoundDisplay": "_displays",
     "DisparityDisplay": "_displays",
@@ -27,17 +29,7 @@ _MODULES = {
 }
 
 __all__ = sorted(_MODULES)
-
-
-def __getattr__(name):
-    if name in _MODULES:
-        module = importlib.import_module(f"skpoison.partition.{_MODULES[name]}")
-        return getattr(module, name)
-    raise AttributeError(f"module 'skpoison.partition' has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = load_on_use(__name__, _MODULES)
 
 
 if "cvxpy" in sys.modules:  # else its solve method is registered with build_problem

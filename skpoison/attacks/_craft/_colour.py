@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import torch
 
 #: Full-range YUV of BT.601: Y in [0, 1], U and V in [-0.5, 0.5] for RGB in [0, 1].
@@ -177,3 +178,38 @@ class Coloured:
         penalty = self.smoothness * rough.reshape(*values.shape, -1).mean(-1)
         (pulled,) = torch.autograd.grad((total * gradient).sum() + penalty.sum(), leaf)
         return values + penalty.detach(), pulled
+
+
+def with_colours(X, bounds, objective, ball, delta, *, eps, resolution, smoothness):
+    """Return objective, set and start with colour maps beside the perturbation.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, 1 or 3, H, W)
+    bounds : pair
+        The box that X lies in.
+    objective, ball, delta
+        Those of the perturbation alone.
+    eps, smoothness : float
+    resolution : int
+
+    Returns
+    -------
+    objective : Coloured
+    space : ColourBall
+    start : tensor
+    """
+    low, high = _black_and_white(X, bounds)
+    colours = ColourMap(X.shape[1], resolution, low / ball.scale, high / ball.scale)
+    space = ColourBall(ball, colours, eps)
+    return Coloured(objective, space, smoothness), space, space.start(delta)
+
+
+def _black_and_white(X, bounds):
+    """Return the ends of the range of pixels: of uint8, of the box, or of the data."""
+    if X.dtype == np.uint8:
+        return 0.0, 255.0
+    low, high = float(np.min(bounds[0])), float(np.max(bounds[1]))
+    if np.isfinite(high - low):
+        return low, high
+    return float(X.min()), float(X.max())
