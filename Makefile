@@ -54,6 +54,12 @@ test-slow: .venv/.ready
 test-all: .venv/.ready
 	$(BIN)/python -m pytest -q -n auto
 
+test-seeds: .venv/.ready
+	for seed in 1 2 3 4 5 6 7 8 9 10; do \
+		HYPOTHESIS_SEED=$$seed SKPOISON_KILL_SEED=$$seed $(BIN)/python -m pytest \
+		-q -n auto -m "not slow" tests/properties tests/reliability || exit 1; \
+	done
+
 test-min: .venv-min/.ready
 	.venv-min/bin/python -m pytest -q -n auto -m "not slow and not long"
 
@@ -67,6 +73,7 @@ lint: .venv/.ready-dev
 
 docs: .venv/.ready-dev
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	SKPOISON_SITE=docs/_build/html $(BIN)/python -m pytest -q docs/test_site.py
 
 dist:
 	rm -rf build dist

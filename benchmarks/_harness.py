@@ -5,8 +5,11 @@ import importlib
 import json
 import os
 import platform
+import re
 import statistics
 import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 # before the libraries that read it; a small net on two threads of a busy machine can
 # take many times what one thread takes
@@ -39,6 +42,7 @@ class Bench:
             raise ValueError(f"device {device!r}: torch sees no CUDA device")
         self.quick = quick
         self.device = device
+        self.area = self._title = None
         self.results = []
         self.skipped = []
 
@@ -58,6 +62,7 @@ class Bench:
 
     def title(self, text):
         """Start a table."""
+        self._title = text
         print(f"\n{text}\n{_HEAD.rstrip()}\n{_RULE}", flush=True)
 
     def compare(self, name, ours, peers, *, repeats, work=1, bound=None, bars=None):
@@ -95,6 +100,8 @@ class Bench:
             # one round on small data judges nothing
             bar = None if self.quick else (bars or {}).get(peer)
             result = {
+                "area": self.area,
+                "table": self._title,
                 "case": name,
                 "peer": peer,
                 "ours_s": median["ours"],
@@ -170,11 +177,21 @@ def machine(device="cpu"):
         "scikit-learn": sklearn.__version__,
         "torch": torch.__version__,
     }
+    found |= {f"peer {name}": found_version for name, found_version in _peers()}
     if hasattr(os, "getloadavg"):
         found["load_average"] = round(os.getloadavg()[0], 1)
     if device != "cpu":
         found["gpu"] = torch.cuda.get_device_name(device)
     return found
+
+
+def _peers():
+    for line in (Path(__file__).parent / "peers.txt").read_text("utf-8").splitlines():
+        name = re.match(r"[\w.-]*", line)[0]
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            continue
 
 
 def _line(result):

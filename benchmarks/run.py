@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from _harness import Bench, machine
+from _plot import draw
 
 _HERE = Path(__file__).resolve().parent
 
@@ -45,6 +46,7 @@ def main():
     )
     parser.add_argument("names", nargs="*", help=f"some of: {', '.join(found)}")
     parser.add_argument("--json", metavar="PATH", help="also write the figures here")
+    parser.add_argument("--plot", metavar="PATH", help="also draw all ratios")
     parser.add_argument(
         "--quick", action="store_true", help="small data, one repetition: a smoke test"
     )
@@ -67,6 +69,7 @@ def main():
     print(", ".join(f"{name} {value}" for name, value in facts))
     for name in names:
         if found[name]:
+            bench.area = name
             importlib.import_module(f"bench_{name}").measure(bench)
         else:
             print(f"\n{name}", flush=True)
@@ -78,6 +81,8 @@ def main():
         print(f"not run: {', '.join(others)}")
     if args.json:
         bench.save(args.json)
+    if args.plot and bench.results:
+        draw(bench.results, args.plot)
     return int(failed or (args.strict and bool(missed)))
 
 

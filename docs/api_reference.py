@@ -16,6 +16,8 @@ API_REFERENCE = {
         "defense buy?",
         "names": [
             "audit",
+            "compare_defenses",
+            "defend",
             "AuditReport",
             "print_report",
             "write_html",
@@ -324,6 +326,7 @@ API_REFERENCE = {
             "Normalized",
             "as_module",
             "ShiftFlip",
+            "SplitBatches",
             "extract_features",
             "training_recipe",
             "fit_together",

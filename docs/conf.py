@@ -26,6 +26,7 @@ import torch
 from api_reference import write_pages
 from docutils import nodes
 from docutils.utils.math import MathError, latex2mathml
+from performance_page import write_performance
 from sphinx.util import logging
 
 import skpoison
@@ -61,6 +62,7 @@ templates_path = []
 nitpicky = False
 
 write_pages(DOCS / "generated")
+write_performance(DOCS / "generated")
 
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
@@ -75,7 +77,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     "filename_pattern": r"plot_",
-    "ignore_pattern": r"(demo|\w+_table|published_setting|__init__|_runs)\.py",
+    "ignore_pattern": r"(demo|published_setting|__init__)\.py",
     "subsection_order": ["../examples/quickstart", "../examples/attacks", "*"],
     "doc_module": ("skpoison",),
     "reference_url": {"skpoison": None},

@@ -504,6 +504,7 @@ NOT_ESTIMATORS = {
     "SinusoidTrigger": "a trigger: part of an attack",
     "SpectralProjection": "a callback: part of a classifier",
     "SpectrumDisplay": "a drawing",
+    "SplitBatches": "a callback: part of a classifier",
     "SquaredNorm": "a prior: part of an inversion",
     "TargetedReport": "a result",
     "TotalVariation": "a prior: part of an inversion",

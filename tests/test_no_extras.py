@@ -100,7 +100,17 @@ ASKS = {
 
 EXTRAS = {
     *("click", "pandas", "polars", "matplotlib", "pyarrow", "skops", "imblearn"),
-    *("dask", "distributed", "ray", "opacus", "flwr", "safetensors", "PIL", "maxflow"),
+    *(
+        "dask",
+        "distributed",
+        "ray",
+        "opacus",
+        "flwr",
+        "accelerate",
+        "safetensors",
+        "PIL",
+        "maxflow",
+    ),
 }
 
 

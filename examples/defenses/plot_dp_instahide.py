@@ -133,4 +133,4 @@ for n_poisons in (1, 2, 3, 5):
 # %%
 # A handful of rows is all that a proof covers. Against more, and for images, where the
 # bill runs into the thousands, mixing and noise are an empirical defense:
-# ``examples/defense_table.py`` measures that.
+# ``examples/papers/dp_instahide.py`` measures that.

@@ -69,8 +69,8 @@ plt.show()
 # %%
 # The digits' classes are clear, and more regularization is better up to a point. Where
 # classes overlap, as in photographs of clothes, it is the other way round: good labels
-# are smoothed away, and a filter that trains models is ahead. ``label_repair_table.py``
-# has the figures.
+# are smoothed away, and a filter that trains models is ahead.
+# ``tables/label_repair.py`` has the figures.
 
 # %%
 # Is the model better for it?

@@ -1,5 +1,6 @@
 """Protected copies of a folder of images, batch by batch as files arrive."""
 
+import contextlib
 import csv
 import json
 from pathlib import Path
@@ -19,12 +20,14 @@ from skpoison.attacks._image_files import (
 )
 from skpoison.attacks._release import ReleasePoisonAttack
 from skpoison.attacks._store import Store
-from skpoison.utils._files import write_atomically
+from skpoison.utils._files import locked, sweep, write_atomically
 from skpoison.utils._validation import check_number
 
 _STATE, _PREVIEWS = ".skpoison", "previews"
 #: Images that are crafted together, and lost where a call is killed.
 _BATCH = 64
+#: As many as Pillow reads without a warning.
+_MAX_PIXELS = 89_478_485
 #: Parameters that don't decide what is written, are set here, or live in the weights.
 _NOT_KEPT = (
     "batch_size",
@@ -100,7 +103,8 @@ def protect_images(
     ValueError
         Before anything is written: a file that can't be read, is transparent, has 16
         bits, several frames, another size than the rest or no label; or an
-        `out_folder` that holds something else or was begun with other settings.
+        `out_folder` that holds something else, was begun with other settings or is
+        being written to by another call.
     ImportError
         Pillow is missing.
 
@@ -162,9 +166,11 @@ def protect_images(
     first = release.settings is None
     read = {n: read_picture(images[n], size) for n in (images if first else todo)}
     read = _alike(read, release.settings)
-    release.learn(read, [classes[n] for n in read])
+    labels = [classes[n] for n in read]
+    release.check(labels)
     bar = tqdm(total=len(todo), desc="images", disable=not verbose, leave=False)
-    with bar:
+    with release.alone(), bar:
+        release.learn(read, labels)
         for start in range(0, len(todo), _BATCH):
             names = todo[start : start + _BATCH]
             pictures = [read[n] for n in names]
@@ -235,6 +241,8 @@ def _checked_size(size):
         raise ValueError(f"size must be None or (height, width), got {size!r}")
     for side in size:
         check_number("each side in size", side, low=1, integer=True)
+    if size[0] * size[1] > _MAX_PIXELS:
+        raise ValueError(f"size must be at most {_MAX_PIXELS:,} pixels, got {size!r}")
     return tuple(size)
 
 
@@ -265,18 +273,20 @@ def _read_labels(path):
         raise ValueError(
             f"labels={str(path)!r} is no file; 'folders' takes sub-folders"
         )
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        table = csv.DictReader(file)
-        if not {"file", "label"} <= set(table.fieldnames or []):
-            raise ValueError(
-                f"{path} must have the columns file and label, got {table.fieldnames}"
-            )
-        found: dict = {}
-        for row in table:
-            if not row["label"]:
-                raise ValueError(f"{path}: line {table.line_num} has no label")
-            if found.setdefault(row["file"], row["label"]) != row["label"]:
-                raise ValueError(f"{path} gives {row['file']} two labels")
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file)
+            columns, rows = table.fieldnames, [(table.line_num, row) for row in table]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} can't be read as CSV in UTF-8: {error}") from error
+    if not {"file", "label"} <= set(columns or []):
+        raise ValueError(f"{path} must have the columns file and label, got {columns}")
+    found: dict = {}
+    for line, row in rows:
+        if not row["label"]:
+            raise ValueError(f"{path}: line {line} has no label")
+        if found.setdefault(row["file"], row["label"]) != row["label"]:
+            raise ValueError(f"{path} gives {row['file']} two labels")
     return found
 
 
@@ -333,8 +343,7 @@ class _Release:
                 f"out_folder={str(folder)!r} holds files of something else; give an "
                 "empty folder"
             )
-        self.settings = _read_json(self.state / "settings.json")
-        self.done = _read_json(self.state / "index.json") or {}
+        self.settings, self.done = self._read()
         if self.settings is not None:
             kept = {**self.settings, **self.settings["attack"]}
             wanted = {**self.wanted, **self.wanted["attack"]}
@@ -344,6 +353,27 @@ class _Release:
                     f"out_folder={str(folder)!r} was begun with other settings: "
                     f"{', '.join(differ)} differ; give another folder"
                 )
+
+    def _read(self):
+        settings = _read_json(self.state / "settings.json", _is_settings)
+        return settings, _read_json(self.state / "index.json", _is_index) or {}
+
+    @contextlib.contextmanager
+    def alone(self):
+        """Keep other calls out of the folder, or raise where one is at work."""
+        self.state.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.state / "lock", wait=False))
+                if self._read() != (self.settings, self.done):
+                    raise BlockingIOError
+            except BlockingIOError:
+                raise ValueError(
+                    f"out_folder={str(self.folder)!r} is being written to by another "
+                    "call: wait for its end"
+                ) from None
+            sweep(self.folder)
+            yield
 
     def has(self, name, path, label):
         """Tell whether a file is done, with this content and label."""
@@ -360,35 +390,37 @@ class _Release:
         order = {n: i for i, n in enumerate(dict.fromkeys([*self.done, *names]))}
         return [order[n] for n in names]
 
-    def learn(self, pictures, labels):
-        """Train the attack on the pictures, or give it what an earlier call learned."""
-        classes = np.unique(labels)
+    def check(self, labels):
+        """Raise where these classes can't be learned, or were not at first."""
+        classes = np.unique(labels).tolist()
         if self.settings is None:
             if len(classes) < 2:
-                raise ValueError(
-                    f"labels must hold two classes, got {classes.tolist()}"
-                )
+                raise ValueError(f"labels must hold two classes, got {classes}")
+            return
+        known = self.settings["classes"]
+        new = [c for c in classes if c not in known]
+        if new:
+            raise ValueError(
+                f"label {new[0]!r} is none of the first call's, {known}: give "
+                "another out_folder to start anew"
+            )
+
+    def learn(self, pictures, labels):
+        """Train the attack on the pictures, or give it what an earlier call learned."""
+        if self.settings is None:
             X, y = np.stack([p.pixels for p in pictures.values()]), np.array(labels)
         else:
-            known = self.settings["classes"]
-            new = [c for c in classes.tolist() if c not in known]
-            if new:
-                raise ValueError(
-                    f"label {new[0]!r} is none of the first call's, {known}: give "
-                    "another out_folder to start anew"
-                )
             # weights come from the store: only shape and classes are read
+            known = self.settings["classes"]
             shape = self.settings["channels"], *self.settings["size"]
             X, y = np.zeros((len(known), *shape), np.uint8), np.array(known)
-        for path in self.folder.rglob(".*.part"):  # of a killed call
-            path.unlink()
         self.attack._learn_alone(X, y, lambda: Store(self.state, self.wanted))
         if self.settings is None:
             self.settings = {
                 **self.wanted,
                 "channels": X.shape[1],
                 "size": X.shape[2:],
-                "classes": classes.tolist(),
+                "classes": np.unique(labels).tolist(),
             }
             text = json.dumps(self.settings, indent=1)
             write_atomically(self.state / "settings.json", text)
@@ -407,10 +439,36 @@ def _plain(value):
     return getattr(value, "__qualname__", None) or repr(value)
 
 
-def _read_json(path):
+def _read_json(path, is_valid):
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+    if not is_valid(found):
+        raise ValueError(f"{path} is damaged: it holds something else than expected")
+    return found
+
+
+def _is_settings(found):
+    """Tell whether these are settings as `_Release` writes them."""
+    if not isinstance(found, dict):
+        return False
+    size, classes = found.get("size"), found.get("classes")
+    return (
+        isinstance(found.get("attack"), dict)
+        and found.get("channels") in (1, 3)
+        and isinstance(size, list)
+        and [type(side) for side in size] == [int, int]
+        and isinstance(classes, list)
+        and {type(name) for name in classes} == {str}
+    )
+
+
+def _is_index(found):
+    """Tell whether this is a list of files as `_Release` writes it."""
+    return isinstance(found, dict) and all(
+        isinstance(entry, dict) and {"sha256", "label"} <= set(entry)
+        for entry in found.values()
+    )

@@ -334,24 +334,47 @@ None, default=None
         return np.searchsorted(self.classes_, labels)
 
     @available_if(_protects)
-    def protect(self, X, y):
+    def protect(self, X, y, out=None):
         """Return new rows perturbed as those of ``fit`` were, each by itself.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, ...)
-            In the unit of the rows of `fit`.
+            In the unit of the rows of `fit`. A ``numpy.memmap`` in C order, of
+            float32, float64 or uint8, is read batch by batch.
         y : array-like of shape (n_samples,)
             Their labels, of the classes of `fit`.
+        out : ndarray of the shape and type of X, default=None
+            Where to write batch by batch, such as a ``numpy.memmap``; it may be X.
 
         Returns
         -------
         X_protected : ndarray
-            A copy. `transform` doesn't know these rows, see :meth:`partial_fit`.
+            `out` if it is given, otherwise a copy. `transform` doesn't know these
+            rows, see :meth:`partial_fit`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Before anything is written: rows or labels unlike those of `fit`, or an
+            `out` that can't take the result.
         """
         X, codes = self._new_rows(X, y)
-        delta = self._craft_new(X, codes, np.arange(len(X)))
-        return _add(X, _as_stored(delta, X.dtype)).astype(X.dtype, copy=False)
+        if out is None:
+            out = np.empty_like(X)
+        elif not isinstance(out, np.ndarray):
+            raise TypeError(f"out must be an array or None, got {type(out).__name__}")
+        elif (out.shape, out.dtype) != (X.shape, X.dtype) or not out.flags.writeable:
+            raise ValueError(
+                f"out must be a writeable array of shape {X.shape} and type {X.dtype}, "
+                f"got shape {out.shape} and type {out.dtype}"
+                + ("" if out.flags.writeable else ", read-only")
+            )
+        for cut in self._new_cuts(X):
+            rows = X[cut]
+            delta = self._craft_new(rows, codes[cut], np.arange(len(rows)))
+            out[cut] = _add(rows, _as_stored(delta, X.dtype))
+        return out
 
     @available_if(_protects)
     def partial_fit(self, X, y):

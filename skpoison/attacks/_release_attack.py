@@ -8,8 +8,8 @@ from skpoison.utils import RandomStreams, row_keys
 
 #: Draws of the augmentation over which restarts are compared.
 _N_FINAL_DRAWS = 8
-#: Rows that are in memory at a time where gradients are not.
-_BLOCK = 4096
+#: Rows, and their bytes in float32, in memory at a time where gradients are not.
+_BLOCK, _BLOCK_BYTES = 4096, 2**26
 
 
 class ReleaseCrafting(CraftedAttack):
@@ -59,7 +59,7 @@ class ReleaseCrafting(CraftedAttack):
         goals = []
         for members in groups:
             total = {n: torch.zeros_like(p) for n, p in members.params.items()}
-            for cut in _cuts(len(X), _BLOCK):
+            for cut in _cuts(len(X), max(_rows_in_memory(X), self.batch_size)):
                 rows, codes = self._tensors(X[cut], y[cut])
                 parts = [
                     goal_gradient(
@@ -301,10 +301,15 @@ class ReleaseCrafting(CraftedAttack):
     def _legal(self, delta, X, rows, ball, owner=None):
         """Return perturbations that X can bear, with a block of them in memory."""
         found = self._empty(X, len(rows))
-        for cut in _cuts(len(rows), _BLOCK):
+        for cut in _cuts(len(rows), _rows_in_memory(X)):
             part = delta[cut] if owner is None else delta[owner[cut]]
             found[cut] = ball.legal(part, X[rows[cut]], self.bounds_, self.eps_)
         return found
+
+    def _new_cuts(self, X):
+        """Return slices of new rows, each a batch of `_craft_rows`."""
+        n_members = 1 if self.method == "random" else len(self.surrogates_)
+        return _cuts(len(X), max(1, self.batch_size // (self.n_restarts * n_members)))
 
     def _craft_new(self, X, y, rows):
         """Return perturbations of new rows."""
@@ -314,6 +319,11 @@ class ReleaseCrafting(CraftedAttack):
         if self.method != "random":
             groups = members_of(self.surrogates_, X, self.device)
         return self._craft_rows(X, y, rows, groups, Store(None, None))[0]
+
+
+def _rows_in_memory(X):
+    """Return how many rows, 1 or more, are copied at a time."""
+    return max(1, min(_BLOCK, _BLOCK_BYTES * len(X) // (4 * max(1, X.size))))
 
 
 def _cuts(n_rows, size):

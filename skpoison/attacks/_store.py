@@ -2,7 +2,6 @@
 
 import io
 import pickle
-import zipfile
 from pathlib import Path
 
 import joblib
@@ -20,6 +19,8 @@ class Store:
     identity : object
         Whatever decides the result. A folder with another one's state is refused, as
         is one with a damaged file.
+    kind : str, default="attack"
+        What the folder is of, in errors.
 
     Attributes
     ----------
@@ -27,8 +28,8 @@ class Store:
         Whether there is a folder.
     """
 
-    def __init__(self, folder, identity):
-        self.keeps = folder is not None
+    def __init__(self, folder, identity, kind="attack"):
+        self.keeps, self.kind = folder is not None, kind
         if not self.keeps:
             return
         self.folder = Path(folder)
@@ -57,12 +58,12 @@ class Store:
             with np.load(path, allow_pickle=False) as file:
                 found = {name: file[name] for name in file.files}
             identity = str(found.pop("identity"))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # damaged archives raise nearly anything
             raise ValueError(f"checkpoint file {path} is damaged: {error}") from error
         if identity != self.identity:
             raise ValueError(
-                f"checkpoint={str(self.folder)!r} holds another attack or other data; "
-                "give another folder or remove it"
+                f"checkpoint={str(self.folder)!r} holds another {self.kind} or other "
+                "data; give another folder or remove it"
             )
         return found
 

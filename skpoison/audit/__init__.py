@@ -5,6 +5,7 @@ from skpoison.audit import (  # noqa: F401  (they fill the registry)
     _client_entries,
     _defense_entries,
 )
+from skpoison.audit._compare import compare_defenses, defend
 from skpoison.audit._registry import (
     AttackEntry,
     AuditContext,
@@ -21,6 +22,8 @@ __all__ = [
     "AuditReport",
     "DefenseEntry",
     "audit",
+    "compare_defenses",
+    "defend",
     "print_report",
     "register_attack",
     "register_defense",

@@ -5,6 +5,7 @@ A new area adds its own here: an entry each, imports inside.
 
 from functools import partial
 
+from skpoison.audit import _attack_makers as make
 from skpoison.audit._registry import (
     ANY_TASK,
     DENSE,
@@ -29,121 +30,9 @@ def _has_gradient(context):
     return not context.neural
 
 
-def _flips(strategy, context):
-    from skpoison.attacks import LabelFlipAttack
-
-    return LabelFlipAttack(strategy)
-
-
-def _trigger(context):
-    from skpoison.attacks import PatchTrigger
-
-    if context.image_shape is None:
-        return None
-    size = max(1, min(3, min(context.image_shape[1:]) // 3))
-    return PatchTrigger(size=size, input_shape=context.image_shape)
-
-
-def _backdoor(context):
-    from skpoison.attacks import BackdoorAttack
-
-    return BackdoorAttack(_trigger(context))
-
-
-def _clean_label(context):
-    from skpoison.attacks import CleanLabelBackdoorAttack
-
-    return CleanLabelBackdoorAttack(_trigger(context))
-
-
-def _crafted(name, context, **params):
-    """Make an attack that is crafted on networks, the victim's if it is one."""
-    from skpoison import attacks
-
-    if context.neural:
-        params["surrogate"] = "victim"
-    return getattr(attacks, name)(**params)
-
-
-def _crafted_backdoor(name, context, **params):
-    return _crafted(name, context, trigger=_trigger(context), **params)
-
-
-def _sleeper_agent(context):
-    from skpoison.attacks import RandomPatchTrigger
-
-    trigger = None
-    if context.image_shape is not None:
-        trigger = RandomPatchTrigger(input_shape=context.image_shape)
-    params = {"max_iter": 60, "retrain_every": 30}
-    return _crafted("SleeperAgentAttack", context, trigger=trigger, **params)
-
-
-def _watermark(context):
-    from skpoison.attacks import WatermarkAttack
-
-    return WatermarkAttack()
-
-
-def _blend(context):
-    from skpoison.attacks import BlendBackdoor
-
-    return BlendBackdoor()
-
-
-def _sinusoid(context):
-    from skpoison.attacks import SinusoidBackdoor
-
-    return SinusoidBackdoor(input_shape=context.image_shape)
-
-
-def _all_to_all(context):
-    from skpoison.attacks import AllToAllBackdoor
-
-    return AllToAllBackdoor(_trigger(context))
-
-
-def _evasion(name, context):
-    from skpoison import evasion
-    from skpoison.audit._test_time import EvasionProbe
-
-    return EvasionProbe(getattr(evasion, name)())
-
-
-def _added_rows(context):
-    from skpoison.attacks import BilevelPoisoningAttack
-
-    return BilevelPoisoningAttack("victim")
-
-
-def _influence_flips(context):
-    from skpoison.attacks import LabelFlipAttack
-
-    return LabelFlipAttack("influence", surrogate="victim")
-
-
-def _influence_edits(context):
-    from skpoison.attacks import InfluenceAttack
-
-    return InfluenceAttack("victim")
-
-
-def _mirrored_rows(context):
-    from skpoison.attacks import RegressionPoisoningAttack
-
-    return RegressionPoisoningAttack(init="inv_flip", max_iter=0)
-
-
-def _corner_rows(context):
-    from skpoison.attacks import RegressionPoisoningAttack
-
-    return RegressionPoisoningAttack("victim", init="statp", max_iter=0)
-
-
-def _regression_rows(context):
-    from skpoison.attacks import RegressionPoisoningAttack
-
-    return RegressionPoisoningAttack("victim")
+def _is_tried_cheaply(context):
+    # on images a network is trained for each trial, by filters that train others
+    return not is_image_network(context)
 
 
 for _entry in (
@@ -152,19 +41,19 @@ for _entry in (
         "labels of random rows changed to a random other class",
         "Knows nothing; changes labels; wants held-out rows misread. The control that "
         "every chosen flip must beat.",
-        partial(_flips, "uniform"),
+        partial(make.flips, "uniform"),
     ),
     AttackEntry(
         "adversarial-flips",
         "labels changed where a surrogate objects most, refitted as the flips go on",
         "Knows the training data; changes labels; wants held-out rows misread.",
-        partial(_flips, "adversarial"),
+        partial(make.flips, "adversarial"),
     ),
     AttackEntry(
         "far-flips",
         "labels of the rows farthest from a surrogate's boundary changed",
         "Knows the training data; changes labels; wants held-out rows misread.",
-        partial(_flips, "far"),
+        partial(make.flips, "far"),
         auto=False,
     ),
     AttackEntry(
@@ -172,14 +61,14 @@ for _entry in (
         "labels of the rows nearest to a surrogate's boundary changed",
         "Knows the training data; changes labels that are hard to notice; wants "
         "held-out rows misread.",
-        partial(_flips, "margin"),
+        partial(make.flips, "margin"),
         auto=False,
     ),
     AttackEntry(
         "pair-flips",
         "labels of random rows changed to the next class",
         "Knows nothing; changes labels; wants held-out rows misread.",
-        partial(_flips, "pair"),
+        partial(make.flips, "pair"),
         auto=False,
     ),
     AttackEntry(
@@ -187,7 +76,7 @@ for _entry in (
         "a trigger put on rows that are relabelled as the first class",
         "Changes rows and labels; later puts the trigger on any input; wants it read "
         "as the target class.",
-        _backdoor,
+        make.backdoor,
         goal="backdoor",
     ),
     AttackEntry(
@@ -195,7 +84,7 @@ for _entry in (
         "a trigger put on rows of the first class, labels unchanged",
         "Changes rows, every label stays right; later puts the trigger on any input; "
         "wants it read as the target class.",
-        _clean_label,
+        make.clean_label,
         data=DENSE,
         goal="backdoor",
     ),
@@ -204,16 +93,26 @@ for _entry in (
         "rows added with chosen labels, moved along the gradient of the victim's loss",
         "Knows the training data and the estimator with its preprocessing; adds rows "
         "inside the range of the data; wants held-out rows misread.",
-        _added_rows,
+        make.added_rows,
         data=TABLES,
         auto=_has_gradient,
+    ),
+    AttackEntry(
+        "back-gradient",
+        "rows added with chosen labels, moved along the gradient of 100 steps of the "
+        "victim's training",
+        "Knows the training data and the estimator with its preprocessing; adds rows "
+        "inside the range of the data; wants held-out rows misread.",
+        make.back_gradient,
+        data=TABLES,
+        auto=False,
     ),
     AttackEntry(
         "influence-flips",
         "labels changed where the victim's loss rises most, by influence functions",
         "Knows the training data and the estimator with its preprocessing; changes "
         "labels; wants held-out rows misread.",
-        _influence_flips,
+        make.influence_flips,
         data=TABLES,
         auto=False,
     ),
@@ -223,7 +122,7 @@ for _entry in (
         "Knows the training data and the estimator with its preprocessing; edits rows "
         "inside the range of the data, every y stays right; wants held-out rows "
         "mispredicted.",
-        _influence_edits,
+        make.influence_edits,
         data=NUMERIC,
         auto=in_regression,
         tasks=ANY_TASK,
@@ -233,7 +132,7 @@ for _entry in (
         "copies of random rows added with y mirrored in its range",
         "Knows the range of y; adds rows; wants predictions off. The control that "
         "every optimised row must beat.",
-        _mirrored_rows,
+        make.mirrored_rows,
         data=TABLES,
         tasks=REGRESSION,
     ),
@@ -242,7 +141,7 @@ for _entry in (
         "rows at the corners of the data's range, y far from what a model predicts",
         "Knows mean and covariance of the columns and the predictions of a trained "
         "model; adds rows inside the range of the data; wants predictions off.",
-        _corner_rows,
+        make.corner_rows,
         data=TABLES,
         tasks=REGRESSION,
     ),
@@ -251,7 +150,7 @@ for _entry in (
         "rows added with chosen y, both moved along the gradient of the victim's error",
         "Knows the training data and the estimator with its preprocessing; adds rows "
         "inside the range of the data; wants predictions off.",
-        _regression_rows,
+        make.regression_rows,
         data=TABLES,
         tasks=REGRESSION,
     ),
@@ -261,7 +160,7 @@ for _entry in (
         "them turns a held-out target; 60 steps, 2 restarts",
         _KNOWS + "changes rows, every label stays right; wants one input, which he "
         "can't touch, read as another class.",
-        partial(_crafted, "GradientMatchingAttack", max_iter=60, n_restarts=2),
+        partial(make.crafted, "GradientMatchingAttack", max_iter=60, n_restarts=2),
         data=DENSE,
         goal="targeted",
         auto=is_image_network,
@@ -272,7 +171,7 @@ for _entry in (
         "Knows the training data; changes rows, every label stays right; wants one "
         "input, which he can't touch, read as another class. The control that every "
         "crafted target must beat.",
-        _watermark,
+        make.watermark,
         data=DENSE,
         goal="targeted",
         auto=is_image_network,
@@ -283,7 +182,7 @@ for _entry in (
         "none of them shows works; 60 steps, a retraining after 30",
         _KNOWS + "changes rows, every label stays right; later puts the trigger on "
         "inputs of the second class; wants them read as the first.",
-        _sleeper_agent,
+        make.sleeper_agent,
         data=DENSE,
         goal="backdoor",
         auto=is_image_network,
@@ -294,7 +193,7 @@ for _entry in (
         "of clean ones; 50 steps",
         _KNOWS + "changes rows, every label stays right; wants held-out rows misread. "
         "Made to poison all rows of a release: budget 1.0.",
-        partial(_crafted, "ReleasePoisonAttack", max_iter=50),
+        partial(make.crafted, "ReleasePoisonAttack", max_iter=50),
         data=DENSE,
         auto=is_image_network,
     ),
@@ -303,7 +202,7 @@ for _entry in (
         "noise blended into rows that are relabelled as the first class, opacity 0.2",
         "Changes rows and labels; later blends the same noise into any input; wants "
         "it read as the target class.",
-        _blend,
+        make.blend,
         data=DENSE,
         goal="backdoor",
         auto=is_image_network,
@@ -314,7 +213,7 @@ for _entry in (
         "of training ahead; 20 steps, 4 networks",
         _KNOWS + "changes rows, every label stays right; wants one input, which he "
         "can't touch, read as another class.",
-        partial(_crafted, "MetaPoisonAttack", max_iter=20, n_ensemble=4),
+        partial(make.crafted, "MetaPoisonAttack", max_iter=20, n_ensemble=4),
         data=DENSE,
         goal="targeted",
         auto=False,
@@ -325,7 +224,7 @@ for _entry in (
         "to what they were as that allows; 60 steps",
         _KNOWS + "changes rows, every label stays right; wants one input, which he "
         "can't touch, read as another class." + _FINE_TUNED,
-        partial(_crafted, "FeatureCollisionAttack", max_iter=60),
+        partial(make.crafted, "FeatureCollisionAttack", max_iter=60),
         data=DENSE,
         goal="targeted",
         auto=False,
@@ -336,7 +235,7 @@ for _entry in (
         "feature space; 100 steps",
         _KNOWS + "changes rows, every label stays right; wants one input, which he "
         "can't touch, read as another class." + _FINE_TUNED,
-        partial(_crafted, "ConvexPolytopeAttack", max_iter=100),
+        partial(make.crafted, "ConvexPolytopeAttack", max_iter=100),
         data=DENSE,
         goal="targeted",
         auto=False,
@@ -347,7 +246,7 @@ for _entry in (
         "feature space; 100 steps",
         _KNOWS + "changes rows, every label stays right; wants one input, which he "
         "can't touch, read as another class." + _FINE_TUNED,
-        partial(_crafted, "BullseyePolytopeAttack", max_iter=100),
+        partial(make.crafted, "BullseyePolytopeAttack", max_iter=100),
         data=DENSE,
         goal="targeted",
         auto=False,
@@ -358,7 +257,7 @@ for _entry in (
         "the second in feature space; 60 steps",
         _KNOWS + "changes rows, every label stays right; later puts the trigger on "
         "inputs of the second class; wants them read as the first." + _FINE_TUNED,
-        partial(_crafted_backdoor, "HiddenTriggerBackdoorAttack", max_iter=60),
+        partial(make.crafted_backdoor, "HiddenTriggerBackdoorAttack", max_iter=60),
         data=DENSE,
         goal="backdoor",
         auto=False,
@@ -368,7 +267,7 @@ for _entry in (
         "faint stripes on rows of the first class, labels unchanged",
         "Changes rows, every label stays right; later puts the stripes on any input; "
         "wants it read as the target class.",
-        _sinusoid,
+        make.sinusoid,
         data=PIXELS,
         goal="backdoor",
         auto=False,
@@ -378,20 +277,80 @@ for _entry in (
         "a trigger put on rows that are relabelled as the class after their own",
         "Changes rows and labels; later puts the trigger on any input; wants it read "
         "as the class after its own.",
-        _all_to_all,
+        make.all_to_all,
         goal="backdoor",
         auto=False,
     ),
     AttackEntry(
-        "witchcraft",
-        "held-out rows moved within a radius, 20 steps of random size; the exact worst "
-        "case for linear models",
-        "Knows the trained model and changes no training data; moves each column of a "
-        "row, or pixel, by at most the budget's share of its range; wants it misread.",
-        partial(_evasion, "WITCHcraft"),
+        "adaptive-flips",
+        "adversarial flips, tried on the filter: those that it finds give way to "
+        "others; 3 rounds",
+        "Knows the training data and the defense; changes labels; wants held-out rows "
+        "misread.",
+        partial(make.flips, "adversarial"),
+        auto=_is_tried_cheaply,
+        adaptive=True,
+    ),
+    AttackEntry(
+        "adaptive-rows",
+        "added rows, tried on the filter: those that it finds give way to copies of "
+        "survivors; 3 rounds",
+        "Knows the training data, the estimator with its preprocessing and the "
+        "defense; adds rows inside the range of the data; wants held-out rows "
+        "mispredicted.",
+        make.any_added_rows,
+        data=TABLES,
+        auto=_has_gradient,
+        tasks=ANY_TASK,
+        adaptive=True,
+    ),
+    AttackEntry(
+        "adaptive-backdoor",
+        "a trigger on rows relabelled as the first class, tried on the filter: rows "
+        "that it finds give way to others; 3 rounds",
+        "Knows the training data and the defense; changes rows and labels; later puts "
+        "the trigger on any input; wants it read as the target class.",
+        make.backdoor,
+        goal="backdoor",
+        auto=False,
+        adaptive=True,
+    ),
+    AttackEntry(
+        "adaptive-gradient-matching",
+        "gradient matching through what the defense does to a batch or a gradient, or "
+        "past detectors that read features; 60 steps, 2 restarts",
+        _KNOWS + "and the defense; changes rows, every label stays right; wants one "
+        "input, which he can't touch, read as another class.",
+        partial(make.crafted, "GradientMatchingAttack", max_iter=60, n_restarts=2),
         data=DENSE,
-        goal="evasion",
-        auto=follows_gradients,
+        goal="targeted",
+        auto=is_image_network,
+        adaptive=True,
     ),
 ):
     register_attack(_entry)
+
+for _name, _class, _summary in (
+    (
+        "witchcraft",
+        "WITCHcraft",
+        "20 steps of random size; the exact worst case for linear models",
+    ),
+    ("fgsm", "FGSM", "one step along the signs of the gradient"),
+    ("pgd", "PGD", "20 projected gradient steps"),
+    ("momentum-pgd", "MomentumPGD", "20 steps along a sum of normalised gradients"),
+    ("apgd", "APGD", "100 projected gradient steps that set their own size"),
+):
+    register_attack(
+        AttackEntry(
+            _name,
+            f"held-out rows moved within a radius, {_summary}",
+            "Knows the trained model and changes no training data; moves each column "
+            "of a row, or pixel, by at most the budget's share of its range; wants it "
+            "misread.",
+            partial(make.evasion, _class),
+            data=DENSE,
+            goal="evasion",
+            auto=follows_gradients if _name == "witchcraft" else False,
+        )
+    )

@@ -3,7 +3,19 @@
 import json
 from pathlib import Path
 
-from skpoison.utils._files import write_atomically
+from skpoison.utils._files import locked, write_atomically
+
+#: Of what a job returns; changes with it, so that no old folder is read as a new one.
+RESULT_KEYS = [
+    "rows",
+    "twins",
+    "notes",
+    "stand_ins",
+    "helpless",
+    "poisons",
+    "seconds",
+]
+RESULT_VERSION = "2"
 
 
 class Checkpoint:
@@ -33,25 +45,28 @@ class Checkpoint:
             raise ValueError(f"checkpoint={str(folder)!r} is a file, not a folder")
         (self.folder / "jobs").mkdir(parents=True, exist_ok=True)
         head = self.folder / "audit.json"
-        if head.exists():
-            found = _read(head, ["root_seed"])
-            differs = [k for k, v in fingerprint.items() if found.get(k) != v]
-            if differs:
-                raise ValueError(
-                    f"checkpoint={str(folder)!r} holds another audit: "
-                    f"{', '.join(differs)} differ; give another folder or remove it"
-                )
-            self.root_seed = found["root_seed"]
-        else:
-            text = json.dumps({**fingerprint, "root_seed": root_seed}, indent=1)
-            write_atomically(head, text)
+        with locked(self.folder / "lock", wait=True):  # several may begin at once
+            if head.exists():
+                found = _read(head, ["root_seed"])
+                differs = [k for k, v in fingerprint.items() if found.get(k) != v]
+                if differs:
+                    raise ValueError(
+                        f"checkpoint={str(folder)!r} holds another audit: "
+                        f"{', '.join(differs)} differ; give another folder or remove it"
+                    )
+                self.root_seed = found["root_seed"]
+                if not isinstance(self.root_seed, int):
+                    raise ValueError(f"checkpoint file {head} is damaged: root_seed")
+            else:
+                text = json.dumps({**fingerprint, "root_seed": root_seed}, indent=1)
+                write_atomically(head, text)
 
     def get(self, job):
         """Return the result of a finished job, or None."""
         if self.folder is None or job in self._results:
             return self._results.get(job)
         path = self.folder / "jobs" / f"{job}.json"
-        return _read(path, ["rows", "notes", "stand_ins"]) if path.exists() else None
+        return _read(path, RESULT_KEYS) if path.exists() else None
 
     def put(self, job, result):
         """Keep the result of a job."""
@@ -64,7 +79,7 @@ class Checkpoint:
 def _read(path, keys):
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"checkpoint file {path} is damaged: {error}") from error
     if not isinstance(found, dict) or not set(keys) <= set(found):
         raise ValueError(f"checkpoint file {path} is damaged: no {', '.join(keys)}")

@@ -41,19 +41,15 @@ def _size(text):
     return int(height), int(width)
 
 
-def _check_writable(report):
-    """Refuse a page that can't be written before the audit, not after it."""
-    folder = report.absolute().parent
+def _check_writable(option, path):
+    """Refuse a file that can't be written before the audit, not after it."""
+    if path is None:
+        return
+    folder = path.absolute().parent
     if not folder.is_dir():
-        raise _Failure(f"--report: the folder of {report} does not exist")
-    if report.is_dir() or not os.access(folder, os.W_OK):
-        raise _Failure(f"--report: {report} can't be written")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise _Failure(
-            "--report: plots need matplotlib: pip install 'skpoison[audit]'"
-        ) from None
+        raise _Failure(f"{option}: the folder of {path} does not exist")
+    if path.is_dir() or not os.access(folder, os.W_OK):
+        raise _Failure(f"{option}: {path} can't be written")
 
 
 def _take_owners(X, column):
@@ -93,63 +89,83 @@ def cli():
     """How far can training data be trusted, and what to do about it."""
 
 
-@cli.command()
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option("--target", required=True, help="Column of the labels or numbers.")
-@click.option(
-    "--task",
-    type=click.Choice(["auto", "classification", "regression"]),
-    default="auto",
-    show_default=True,
-    help="auto: what the estimator is for; without one, regression for numbers with "
-    "fractions, or of more than 20 values one of which is rarer than the folds.",
+#: What commands that run an audit take.
+_AUDIT = (
+    click.argument("data", type=click.Path(path_type=Path)),
+    click.option("--target", required=True, help="Column of the labels or numbers."),
+    click.option(
+        "--task",
+        type=click.Choice(["auto", "classification", "regression"]),
+        default="auto",
+        show_default=True,
+        help="auto: what the estimator is for; without one, regression for numbers "
+        "with fractions, or of more than 20 values one of which is rarer than the "
+        "folds.",
+    ),
+    click.option(
+        "--estimator",
+        default=None,
+        help="Dotted path, as sklearn.svm.SVC, or a .skops file. Default, behind an "
+        "encoder: logistic regression, or ridge regression and gradient boosting.",
+    ),
+    click.option("--trust", multiple=True, help="Type that a .skops file may hold."),
+    click.option("--attacks", default="auto", help="Names with commas, or auto."),
+    click.option("--defenses", default="auto", help="Names with commas, or auto."),
+    click.option(
+        "--budgets",
+        default="0,0.01,0.05,0.1",
+        show_default=True,
+        help="Poisoned share of the rows; whole numbers count rows.",
+    ),
+    click.option("--cv", default=5, show_default=True, help="Folds."),
+    click.option(
+        "--trials", default=1, show_default=True, help="Repetitions of a fold."
+    ),
+    click.option(
+        "--n-targets",
+        default=1,
+        show_default=True,
+        help="Held-out rows that a targeted attack aims at, for each fold and trial.",
+    ),
+    click.option(
+        "--client-id",
+        default=None,
+        help="Column of the rows' owners: they train the model together, some attack, "
+        "and budgets count clients.",
+    ),
+    click.option("--scoring", default=None, help="A scorer of scikit-learn."),
+    click.option("--seed", default=0, show_default=True, help="Seed of everything."),
+    click.option("--jobs", default=1, show_default=True, help="Jobs in parallel."),
+    click.option(
+        "--report",
+        type=click.Path(path_type=Path),
+        default=None,
+        help="HTML page to write.",
+    ),
+    click.option(
+        "--json",
+        "saved",
+        type=click.Path(path_type=Path),
+        default=None,
+        help="File to write the whole report to, as JSON.",
+    ),
+    click.option(
+        "--checkpoint",
+        type=click.Path(path_type=Path),
+        default=None,
+        help="Folder to resume from.",
+    ),
+    click.option("--quiet", is_flag=True, help="No progress on stderr."),
 )
-@click.option(
-    "--estimator",
-    default=None,
-    help="Dotted path, as sklearn.svm.SVC, or a .skops file. Default, behind an "
-    "encoder: logistic regression, or ridge regression and gradient boosting.",
-)
-@click.option("--trust", multiple=True, help="Type that a .skops file may hold.")
-@click.option("--attacks", default="auto", help="Names with commas, or auto.")
-@click.option("--defenses", default="auto", help="Names with commas, or auto.")
-@click.option(
-    "--budgets",
-    default="0,0.01,0.05,0.1",
-    show_default=True,
-    help="Poisoned share of the rows; whole numbers count rows.",
-)
-@click.option("--cv", default=5, show_default=True, help="Folds.")
-@click.option("--trials", default=1, show_default=True, help="Repetitions of a fold.")
-@click.option(
-    "--n-targets",
-    default=1,
-    show_default=True,
-    help="Held-out rows that a targeted attack aims at, for each fold and trial.",
-)
-@click.option(
-    "--client-id",
-    default=None,
-    help="Column of the rows' owners: they train the model together, some attack, and "
-    "budgets count clients.",
-)
-@click.option("--scoring", default=None, help="A scorer of scikit-learn.")
-@click.option("--seed", default=0, show_default=True, help="Seed of everything.")
-@click.option("--jobs", default=1, show_default=True, help="Jobs in parallel.")
-@click.option(
-    "--report",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="HTML page to write.",
-)
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="Folder to resume from.",
-)
-@click.option("--quiet", is_flag=True, help="No progress on stderr.")
-def audit(
+
+
+def _audit_options(command):
+    for option in reversed(_AUDIT):
+        command = option(command)
+    return command
+
+
+def _run_audit(
     data,
     target,
     task,
@@ -166,20 +182,16 @@ def audit(
     seed,
     jobs,
     report,
+    saved,
     checkpoint,
     quiet,
 ):
-    """Audit the model trained on DATA, a CSV or Parquet file.
-
-    Prints the damage that each attack does at each budget, behind each defense, and
-    a recommendation.
-    """
+    """Return the report of an audit, all that can fail first."""
     from skpoison.audit._ingest import InputError, read_table
-    from skpoison.audit._report import print_report
     from skpoison.audit._run import audit as run
 
-    if report is not None:
-        _check_writable(report)
+    _check_writable("--report", report)
+    _check_writable("--json", saved)
     try:
         X, y = read_table(data, target)
         X, owners = _take_owners(X, client_id)
@@ -187,7 +199,7 @@ def audit(
         if clients and task == "regression":
             raise _Failure("--client-id: clients train classifiers, not regressors")
         victims = _victims(estimator, X, y, target, task, cv, trust, clients)
-        result = run(
+        return run(
             victims,
             X,
             y,
@@ -207,13 +219,55 @@ def audit(
         )
     except (InputError, ValueError, TypeError, OSError) as error:
         raise _Failure(" ".join(str(error).split())) from error
+    except _Failure:
+        raise
     except Exception as error:  # an estimator's own: whatever its library raises
         text = " ".join(str(error).split())
         raise _Failure(f"{type(error).__name__}: {text}") from error
-    print_report(result)
+
+
+def _write(result, report, saved):
     if report is not None:
         result.to_html(report)
         click.echo(f"report: {report}")
+    if saved is not None:
+        result.to_json(saved)
+        click.echo(f"json: {saved}")
+
+
+@cli.command()
+@_audit_options
+def audit(**options):
+    """Audit the model trained on DATA, a CSV or Parquet file.
+
+    Prints the damage that each attack does at each budget, behind each defense, the
+    defenses ranked, and a recommendation.
+    """
+    from skpoison.audit._report import print_report
+
+    result = _run_audit(**options)
+    print_report(result)
+    _write(result, options["report"], options["saved"])
+
+
+@cli.command()
+@_audit_options
+def compare(**options):
+    """Rank the defenses of the model trained on DATA, a CSV or Parquet file.
+
+    Runs the same audit, and prints one line for each defense and why it stands where
+    it does.
+    """
+    from skpoison.audit._ranking import as_text
+
+    result = _run_audit(**options)
+    ranking = result.ranking()
+    click.echo(as_text(ranking, result.unit, seconds=True))
+    several = ranking["estimator"].nunique() > 1
+    for _, row in ranking.iterrows():
+        name = f"{row['estimator']}, " if several else ""
+        click.echo(f"\n{name}{row['rank']}. {row['defense']}: {row['reason']}.")
+    _write(result, options["report"], options["saved"])
 
 
 @cli.command()

@@ -16,6 +16,7 @@ _SEES_ALL = (
 )
 _OWN_ROWS = "Controls some clients and changes the labels they train on."
 _BLIND = "Controls some clients and sends what it likes, whatever the others send."
+_ADDED = "Adds clients of its own and sends what it likes."
 
 
 def _attack(name, context):
@@ -26,10 +27,27 @@ def _attack(name, context):
     return getattr(federated, name)(**params)
 
 
+def _sybils(context):
+    from skpoison.federated import SybilAttack
+
+    return SybilAttack(_attack("SignFlipAttack", context))
+
+
+def _poisoned_clients(context):
+    from skpoison.attacks import LabelFlipAttack
+    from skpoison.federated import DataPoisoningAttack
+
+    return DataPoisoningAttack(LabelFlipAttack("adversarial", budget=0.5))
+
+
 def _leakage(context):
     from skpoison.audit._test_time import LeakageProbe
 
     return LeakageProbe()
+
+
+#: The published radius is 10, longer than updates of small models are.
+_PARAMS = {"CenteredClipping": {"radius": 0.1}}
 
 
 def _rule(names, estimator):
@@ -38,7 +56,7 @@ def _rule(names, estimator):
 
     from skpoison import federated
 
-    parts = [getattr(federated, name)() for name in names]
+    parts = [getattr(federated, name)(**_PARAMS.get(name, {})) for name in names]
     rule = parts[0] if len(parts) == 1 else make_pipeline(*parts)
     return served_by({"aggregator": rule}, estimator)
 
@@ -108,6 +126,28 @@ for _name, _summary, _threat, _class, _auto in (
         "GaussianAttack",
         False,
     ),
+    (
+        "min-sum",
+        "clients send the farthest update that is as near to all as honest ones",
+        _SEES_ALL,
+        "MinSumAttack",
+        False,
+    ),
+    (
+        "mimic",
+        "clients send copies of one honest client's update",
+        _SEES_ALL,
+        "MimicAttack",
+        False,
+    ),
+    (
+        "noise-updates",
+        "clients send standard normal noise",
+        _BLIND,
+        "GaussianNoiseAttack",
+        False,
+    ),
+    ("faults", "clients send zeros", _BLIND, "FaultAttack", False),
 ):
     register_attack(
         AttackEntry(
@@ -118,6 +158,25 @@ for _name, _summary, _threat, _class, _auto in (
             auto=_auto,
             clients=True,
         )
+    )
+
+for _name, _summary, _threat, _make in (
+    (
+        "sybils",
+        "clients that are added send reversed updates ten times as long",
+        _ADDED,
+        _sybils,
+    ),
+    (
+        "client-adversarial-flips",
+        "clients pool their rows and change half of the labels, chosen against a "
+        "surrogate",
+        _OWN_ROWS,
+        _poisoned_clients,
+    ),
+):
+    register_attack(
+        AttackEntry(_name, _summary, _threat, _make, auto=False, clients=True)
     )
 
 register_attack(
@@ -144,6 +203,50 @@ for _name, _summary, _rules, _auto in (
     ),
     ("krum", "the one update with the nearest neighbours", ["Krum"], False),
     ("bulyan", "a trimmed mean of what Krum picks", ["Bulyan"], False),
+    ("geometric-median", "the geometric median", ["GeometricMedian"], False),
+    ("mea-med", "the mean of the values nearest to the median", ["MeaMed"], False),
+    ("mda", "the mean of the updates that lie closest together", ["MDA"], False),
+    ("caf", "a mean with less of what stretches the covariance", ["CAF"], False),
+    ("dnc", "without the updates far along the main direction", ["DnC"], False),
+    ("monna", "the mean of the updates nearest to a trusted one", ["MoNNA"], False),
+    (
+        "fltrust",
+        "weights by agreement with an update of the server",
+        ["FLTrust"],
+        False,
+    ),
+    ("foolsgold", "less weight for clients that serve one aim", ["FoolsGold"], False),
+    (
+        "sign-majority",
+        "a fixed step the way most updates point",
+        ["SignMajority"],
+        False,
+    ),
+    ("norm-clipping", "updates cut to the median length", ["NormClipping"], False),
+    (
+        "centered-clipping",
+        "the last result, moved by differences cut to length 0.1",
+        ["CenteredClipping"],
+        False,
+    ),
+    (
+        "clipping-median",
+        "the median of updates cut to length 2",
+        ["Clipping", "Median"],
+        False,
+    ),
+    (
+        "arc-geometric-median",
+        "the geometric median, the longest updates cut first",
+        ["ARC", "GeometricMedian"],
+        False,
+    ),
+    (
+        "bucketing-median",
+        "the median of means of random pairs",
+        ["Bucketing", "Median"],
+        False,
+    ),
 ):
     register_defense(
         DefenseEntry(

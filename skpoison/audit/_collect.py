@@ -2,7 +2,7 @@
 
 
 def collect(plan, done):
-    """Return the tidy rows of a report and, apart from them, the seconds of each fit.
+    """Return the tidy rows of a report and, apart from them, the seconds of each.
 
     Parameters
     ----------
@@ -22,8 +22,10 @@ def collect(plan, done):
                 clean = done[clean_job]["rows"]
                 for at, budget in enumerate([0, *plan.budgets]):
                     poisoned = budget != 0 and entry.poisons
-                    job = (i, budget, fold, trial) if poisoned else clean_job
-                    for row, control in zip(done[job]["rows"], clean, strict=True):
+                    rows = clean
+                    if poisoned:
+                        rows = plan.rows(done, i, budget, fold, trial)
+                    for row, control in zip(rows, clean, strict=True):
                         column = 0 if poisoned else i
                         wins, tries = row["wins"][column], row["tries"][column]
                         if budget != 0 and not poisoned:
@@ -52,7 +54,11 @@ def collect(plan, done):
                                 ),
                             }
                         )
-                        timings.append({**key, "fit_seconds": row["seconds"]})
+                        seconds = {
+                            "craft_seconds": row["craft_seconds"],
+                            "fit_seconds": row["seconds"],
+                        }
+                        timings.append({**key, **seconds})
     return table, timings
 
 

@@ -17,7 +17,9 @@ from skpoison.audit._registry import (
     DefenseEntry,
     filter_with,
     final_step,
+    has_rows_to_spare,
     in_regression,
+    is_dense_table,
     is_image_network,
     is_network,
     register_defense,
@@ -33,10 +35,11 @@ def _with_last(estimator, step):
 
 def _trained_by(name, estimator, **params):
     """Put a defended classifier of the same recipe in the network's place."""
-    from skpoison import defenses
+    from skpoison import defenses, evasion
 
+    module = evasion if name == "AdversarialClassifier" else defenses
     recipe = final_step(estimator).get_params(deep=False)
-    return _with_last(estimator, getattr(defenses, name)(**recipe, **params))
+    return _with_last(estimator, getattr(module, name)(**recipe, **params))
 
 
 def _repaired_by(name, estimator):
@@ -135,7 +138,7 @@ for _defense in (
         "of each class the 5 % farthest from its mean are dropped",
         partial(_filtered_by, "DataSanitizer"),
         data=DENSE,
-        auto=False,
+        auto=is_dense_table,
     ),
     DefenseEntry(
         "roni",
@@ -155,7 +158,8 @@ for _defense in (
         "partition-aggregation",
         "ten models, each trained on rows of its own, vote",
         partial(_behind, "DeepPartitionAggregationClassifier", n_partitions=10),
-        auto=False,
+        data=TABLES | {"images"},
+        auto=has_rows_to_spare,
     ),
     DefenseEntry(
         "label-flip-smoothing",
@@ -257,6 +261,14 @@ for _defense in (
         "the network is trained on poisons crafted against it batch by batch, by "
         "gradient matching within 16/255",
         partial(_trained_by, "AdversarialPoisonClassifier"),
+        data=PIXELS,
+        neural=True,
+        auto=False,
+    ),
+    DefenseEntry(
+        "adversarial-training",
+        "the network is trained on rows moved against it, by up to 0.1 a pixel",
+        partial(_trained_by, "AdversarialClassifier"),
         data=PIXELS,
         neural=True,
         auto=False,

@@ -60,7 +60,7 @@ def read_table(path, target):
         raise InputError(f"{path}: can't be read as a table: {reason}") from error
     frame.columns = [str(c) for c in frame.columns]
     if target not in frame.columns:
-        shown = ", ".join(frame.columns[:10])
+        shown = " ".join(", ".join(frame.columns[:10]).split())
         raise InputError(f"{path}: no column {target!r}; there are {shown}")
     if not frame.columns.is_unique:
         raise InputError(f"{path}: two columns have the same name")
@@ -234,9 +234,9 @@ def _import_estimator(spec):
         )
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise InputError(f"{spec}: can't be imported: {error}") from error
     try:
         return found() if callable(found) else found
-    except TypeError as error:
+    except (TypeError, SystemExit) as error:
         raise InputError(f"{spec}: can't be made without arguments: {error}") from error

@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 
 import joblib
 import numpy as np
-from sklearn.base import BaseEstimator, RegressorMixin, clone
+from sklearn.base import clone
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import KFold, StratifiedKFold, check_cv
 from sklearn.utils import check_consistent_length
 from sklearn.utils.multiclass import check_classification_targets
 
 from skpoison import __version__
-from skpoison.audit._checkpoint import Checkpoint
+from skpoison.audit._adaptive import static_forms
+from skpoison.audit._checkpoint import RESULT_VERSION, Checkpoint
 from skpoison.audit._clients import (
     ClientAttack,
     Federation,
@@ -30,6 +31,7 @@ from skpoison.audit._registry import (
     DefenseEntry,
     check_victim,
 )
+from skpoison.audit._scoring import check_best_score
 from skpoison.compose._estimators import name_victim
 from skpoison.utils import RandomStreams, draw_seed, n_budget, row_keys
 from skpoison.utils._containers import as_rows, take_rows
@@ -39,12 +41,6 @@ from skpoison.utils._validation import check_number
 def _bare(estimator):
     return estimator
 
-
-NO_SHARE = (
-    "scoring must be 1 for perfect predictions and never more, as r2, "
-    "explained_variance or d2_absolute_error_score are, since damage is measured in "
-    "it; {}"
-)
 
 _NO_DEFENSE = DefenseEntry("none", "the estimator as it is", _bare)
 
@@ -92,6 +88,7 @@ class Plan:
     context: AuditContext
     checkpoint: Checkpoint
     aims: dict
+    static_of: dict
     owners: np.ndarray | None = None
 
     def federation(self, fold, trial):
@@ -121,14 +118,26 @@ class Plan:
                 yield (None, 0, fold, trial)
 
     def attack_jobs(self):
-        # fold by fold and large budgets first: the long jobs do not come last
+        # fold by fold and large budgets first: the long jobs do not come last, and
+        # soon there is one of each attack to tell the time from
         for fold in range(len(self.folds)):
             for trial in range(self.n_trials):
-                for attack, entry in enumerate(self.attacks):
-                    if not entry.poisons:  # the control's models are attacked
-                        continue
-                    for budget in reversed(self.budgets):
-                        yield (attack, budget, fold, trial)
+                for budget in reversed(self.budgets):
+                    for attack, entry in enumerate(self.attacks):
+                        # others attack the control's models, or share a job
+                        if entry.poisons and attack not in self.static_of:
+                            yield (attack, budget, fold, trial)
+
+    def twins(self, attack):
+        """Return the adaptive forms of an attack, which share its jobs."""
+        return [i for i, static in self.static_of.items() if static == attack]
+
+    def rows(self, done, attack, budget, fold, trial):
+        """Return what an attack came to in one fold: a row a victim and defense."""
+        if attack in self.static_of:
+            job = (self.static_of[attack], budget, fold, trial)
+            return done[job]["twins"][str(attack)]
+        return done[attack, budget, fold, trial]["rows"]
 
     def job_name(self, job):
         attack, budget, fold, trial = job
@@ -167,7 +176,7 @@ def make_plan(
     y = y.ravel()
     check_consistent_length(X, y)
     _check_variety(y, task)
-    check_number("n_trials", n_trials, low=1, integer=True)
+    check_number("n_trials", n_trials, low=1, high=10_000, integer=True)
     check_number("n_targets", n_targets, low=1, integer=True)
     if n_jobs is not None:
         check_number("n_jobs", n_jobs, integer=True)
@@ -205,7 +214,7 @@ def make_plan(
     if task == "regression":
         # one unit for all victims, whatever the score of a search or a GLM is
         scoring = "r2" if scoring is None else scoring
-        _check_best_score(scoring, y)
+        check_best_score(scoring, y)
     scorers = {key: check_scoring(v, scoring) for key, v in victims.items()}
     if isinstance(cv, numbers.Integral):
         check_number("cv", cv, low=2, integer=True)
@@ -238,6 +247,7 @@ def make_plan(
                 random_state if isinstance(random_state, int | None) else streams.root
             ),
             "skpoison": __version__,
+            "version of the results": RESULT_VERSION,
         }
     saved = Checkpoint(checkpoint, fingerprint, streams.root)
     streams = RandomStreams(saved.root_seed)
@@ -257,6 +267,7 @@ def make_plan(
         context=context,
         checkpoint=saved,
         aims=aims,
+        static_of=static_forms(chosen_attacks, context),
         owners=owners,
     )
 
@@ -318,37 +329,6 @@ def _check_rarest(y, cv):
         raise ValueError(
             f"class {rarest!r} has {counts.min()} rows, fewer than cv={cv} folds"
         )
-
-
-class _Oracle(RegressorMixin, BaseEstimator):
-    """Predicts what it is given to predict from."""
-
-    def fit(self, X, y):
-        return self
-
-    def predict(self, X):
-        return np.asarray(X)[:, 0]
-
-    def __sklearn_is_fitted__(self):
-        return True
-
-
-def _check_best_score(scoring, y):
-    """Raise unless perfect predictions of a regressor score 1, as R2 gives them.
-
-    Errors and their negatives have the unit of y: no damage can be read from them.
-    """
-    try:
-        scorer = check_scoring(_Oracle(), scoring)
-        best = float(scorer(_Oracle(), y[:, None], y))
-    except Exception as error:
-        if callable(scoring):  # it may look at more than predictions
-            return
-        raise ValueError(
-            f"scoring={scoring!r} can't score a regressor on this y: {error}"
-        ) from error
-    if not np.isclose(best, 1):
-        raise ValueError(NO_SHARE.format(f"perfect predictions score {best:g}"))
 
 
 def _make_folds(cv, y, task, budgets, streams):

@@ -35,6 +35,8 @@ class AuditContext:
         Of one row, for images and for flat images of a network with ``input_shape``.
     n_classes : int
         0 for a regressor.
+    n_rarest : int
+        Rows of the rarest class; 0 for a regressor.
     neural : bool
         Whether the victim is a TorchClassifier, or a pipeline that ends in one.
     task : {"classification", "regression"}
@@ -51,6 +53,7 @@ class AuditContext:
     task: str = "classification"
     clients: bool = False
     linear: bool = False
+    n_rarest: int = 0
 
     @property
     def kinds(self):
@@ -71,9 +74,19 @@ class AuditContext:
             data, shape = "images", tuple(np.shape(X)[1:])
         else:
             data = "numeric" if _is_numeric(X) else "mixed"
-        n_classes = len(np.unique(y)) if task == "classification" else 0
-        linear = isinstance(final, LinearClassifierMixin)
-        return cls(data, shape, n_classes, neural, task, clients, linear)
+        counts = np.zeros(1, dtype=int)
+        if task == "classification":
+            counts = np.unique(y, return_counts=True)[1]
+        return cls(
+            data,
+            shape,
+            n_classes=len(counts) if task == "classification" else 0,
+            neural=neural,
+            task=task,
+            clients=clients,
+            linear=isinstance(final, LinearClassifierMixin),
+            n_rarest=int(counts.min()),
+        )
 
 
 def task_of(estimator):
@@ -136,11 +149,17 @@ class AttackEntry:
     clients : bool
         Mounted by clients of a federation, on data whose rows have owners; ``make``
         then returns an attack of :mod:`skpoison.federated`.
+    adaptive : bool
+        Whether the attacker knows the defense. ``make`` returns what he would do
+        without one. Gradient matching is then crafted through what a network does
+        while it trains, and past detectors that read features; any other attack is
+        tried on the filter that it is to pass, and what is dropped is replaced.
+        Where neither can be done, the poison is that against the bare victim.
 
     Notes
     -----
     An attack whose parameter `estimator` or `surrogate` is "victim" is crafted once
-    for each victim, against the bare one.
+    for each victim, against the bare one unless it is adaptive.
     """
 
     name: str
@@ -152,6 +171,7 @@ class AttackEntry:
     auto: bool | Callable[[AuditContext], bool] = True
     tasks: frozenset = CLASSIFICATION
     clients: bool = False
+    adaptive: bool = False
 
     @property
     def poisons(self):
@@ -387,6 +407,16 @@ def in_regression(context):
 def is_image_network(context):
     """Be part of "auto" for networks on images."""
     return context.neural and bool(context.kinds & PIXELS)
+
+
+def is_dense_table(context):
+    """Be part of "auto" for classical models on numbers."""
+    return context.data == "numeric" and not context.neural
+
+
+def has_rows_to_spare(context):
+    """Be part of "auto" where ten classical models can share the rows."""
+    return is_dense_table(context) and context.n_rarest >= 150
 
 
 def follows_gradients(context):

@@ -1,42 +1,8 @@
 """What an audit found: numbers, what follows from them, pictures."""
 
-import os
-from pathlib import Path
-
-from skpoison.audit._registry import AFTER_TRAINING
-from skpoison.metrics import wilson_interval
+from skpoison.audit import _ranking, _save, _tables
+from skpoison.audit._recommendation import advise
 from skpoison.utils._files import write_atomically
-
-# The rule behind the recommendation, in shares of held-out rows or, for regressors, in
-# units of the score.
-_MAX_PRICE = 0.02
-_MIN_GAIN = 0.02
-_BREAKS_AT = 0.05
-
-RULE = (
-    "Damage is what an attack costs: for attacks on availability the clean score lost "
-    "against the bare estimator trained on clean data, for backdoors and targeted "
-    "attacks the attack success above its control at budget 0: the share of marked "
-    "rows, or of targets, that are read as the attacker wants. The price of a defense "
-    "is the clean score it loses without any attack. An estimator counts as broken "
-    f"from the smallest budget whose damage is {_BREAKS_AT:.0%} or more, for targeted "
-    "attacks whatever the interval of their few tries. For a broken one the defense "
-    "with the smallest worst-case damage over all attacks and budgets, among those "
-    f"whose price is {_MAX_PRICE:.0%} or less, is recommended, if that is lower than "
-    f"the bare estimator's by {_MIN_GAIN:.0%} or more. For regressors the clean score "
-    "is R², or another that is 1 for perfect predictions and about 0 for a constant; "
-    "damage is what it loses, 1 at most: beyond that the victim is of no use, and the "
-    f"clean score tells how far. The thresholds are {_BREAKS_AT:g} and {_MAX_PRICE:g} "
-    "of the score. A held-out row counts as the attacker's success where the "
-    "prediction misses it by more than the standard deviation of the clean targets. "
-    "What attacks a finished model has lines of its own and no part in the "
-    "recommendation, which is about training data: evasion moves held-out rows at test "
-    "time, a budget being the radius as a share of the range of each column, or of all "
-    "pixels, and its damage the further rows that are misread; leakage turns what "
-    "clients sent in the first round back into rows, a budget being the clients looked "
-    "at, and its damage the share of their rows that come back to within a tenth of "
-    "their distance from the mean row."
-)
 
 
 class AuditReport:
@@ -53,6 +19,10 @@ class AuditReport:
         "classification", with the rows of each class in `classes`, or "regression",
         with a summary of y in `target`. `targets` lists what targeted attacks aimed
         at.
+    findings : dict of list of dict, default=None
+        What was seen besides scores: "suspects", "filtering", "poisons",
+        "certificates" and "privacy", each read by the method of that name. None is
+        nothing.
 
     Attributes
     ----------
@@ -63,6 +33,7 @@ class AuditReport:
         control. The tries of a targeted attack are its targets.
     timings : pandas.DataFrame
     meta : dict
+    findings : dict
     recommendation : str
     unit : str
 
@@ -76,18 +47,23 @@ class AuditReport:
     >>> X, y = load_breast_cancer(return_X_y=True)
     >>> model = make_pipeline(StandardScaler(), LogisticRegression())
     >>> report = audit(
-    ...     model, X, y, attacks=["adversarial-flips"], budgets=[0.1], cv=2,
-    ...     random_state=0, verbose=0,
+    ...     model, X, y, attacks=["adversarial-flips"], defenses=["label-filter"],
+    ...     budgets=[0.1], cv=2, random_state=0, verbose=0,
     ... )
     >>> print(report.recommendation)  # doctest: +ELLIPSIS
     estimator: broken by adversarial-flips from budget 0.1...
+    >>> report.ranking()[["rank", "defense", "verdict"]]
+       rank       defense  verdict
+    0     1          none     bare
+    1     2  label-filter  no gain
     """
 
-    def __init__(self, rows, timings, meta):
-        pandas = _import_pandas()
+    def __init__(self, rows, timings, meta, findings=None):
+        pandas = _tables.import_pandas()
         self.table = pandas.DataFrame(rows)
         self.timings = pandas.DataFrame(timings)
         self.meta = meta
+        self.findings = _save.without_nan(findings or {})
 
     @property
     def unit(self):
@@ -114,47 +90,11 @@ class AuditReport:
             `low` and `high`, which holds given the victims trained. `n_failed` counts
             the folds and trials in which the model could not be trained: with one,
             there is no `clean_score` and no `damage`, which the report explains.
+            `damage_low` and `damage_high` bound the damage: by that same interval
+            where damage is a share of rows, given the control, else by Student's 95 %
+            interval of the loss over folds and trials, which share training rows.
         """
-        keys = ["estimator", "attack", "defense", "budget"]
-        orders = [list(self.meta[f"{key}s"]) for key in keys]
-        # in the order in which they were given
-        table = self.table.sort_values(
-            keys, kind="stable", key=lambda c: c.map(orders[keys.index(c.name)].index)
-        )
-        groups = table.groupby(keys, sort=False)
-        summary = groups.agg(
-            n_poisoned=("n_poisoned", "mean"),
-            # a fold that failed leaves no number: the others are not its stand-in
-            clean_score=("clean_score", lambda s: s.mean(skipna=False)),
-            clean_std=("clean_score", lambda s: s.std(ddof=0, skipna=False)),
-            attack_success=("n_success", "sum"),
-            n_tries=("n_tries", "sum"),
-            control_success=("n_control", "sum"),
-            n_control_tries=("n_control_tries", "sum"),
-            n_failed=("clean_score", lambda s: int(s.isna().sum())),
-        ).reset_index()
-        wins, tries = summary["attack_success"], summary["n_tries"]
-        summary["attack_success"] = wins / tries.where(tries > 0)
-        control_tries = summary.pop("n_control_tries")
-        summary["control_success"] /= control_tries.where(control_tries > 0)
-        low, high = wilson_interval(wins.to_numpy(), tries.to_numpy())
-        summary.insert(8, "low", low)
-        summary.insert(9, "high", high)
-        bare = summary[(summary["defense"] == "none") & (summary["budget"] == 0)]
-        clean = bare.drop_duplicates("estimator").set_index("estimator")["clean_score"]
-        lost = summary["estimator"].map(clean) - summary["clean_score"]
-        gained = summary["attack_success"] - summary["control_success"]
-        on_clean = self._goals(summary) == "availability"
-        # R2 has no lower end: one ruined model is no better than another
-        damage = lost.where(on_clean, gained).clip(lower=0.0, upper=1.0)
-        summary["damage"] = damage.where(summary["n_failed"] == 0)
-        return summary
-
-    def _goals(self, table):
-        """Return the goal of each row's attack."""
-        return table["attack"].map(
-            {n: a["goal"] for n, a in self.meta["attacks"].items()}
-        )
+        return _tables.summarise(self.table, self.meta)
 
     def defenses(self):
         """Compare the defenses of each estimator.
@@ -163,42 +103,33 @@ class AuditReport:
         -------
         table : pandas.DataFrame
             `clean_score` without attack, `price` in clean score, `worst_damage` over
-            all attacks on the training data and all budgets, and where it occurs, best
-            first.
+            all attacks on the training data and all budgets, and where it occurs,
+            smallest worst damage first. :meth:`ranking` adds the rule, and what else
+            was found.
         """
-        pandas = _import_pandas()
-        summary = self.summary()
-        poisons = ~self._goals(summary).isin(AFTER_TRAINING)
-        rows = []
-        for (estimator, defense), part in summary.groupby(
-            ["estimator", "defense"], sort=False
-        ):
-            clean = part.loc[part["budget"] == 0, "clean_score"].iloc[0]
-            attacked = part[(part["budget"] != 0) & poisons[part.index]]
-            if len(attacked) == 0 or attacked["damage"].isna().any():
-                worst, attack, budget = float("nan"), "", float("nan")
-            else:
-                at = attacked.loc[attacked["damage"].idxmax()]
-                worst, attack, budget = at["damage"], at["attack"], at["budget"]
-            rows.append(
-                {
-                    "estimator": estimator,
-                    "defense": defense,
-                    "clean_score": clean,
-                    "worst_damage": worst,
-                    "worst_attack": attack,
-                    "worst_budget": budget,
-                }
-            )
-        table = pandas.DataFrame(rows)
-        bare = table[table["defense"] == "none"].set_index("estimator")["clean_score"]
-        price = table["estimator"].map(bare) - table["clean_score"]
-        table.insert(3, "price", price)
-        parts = [
-            table[table["estimator"] == e].sort_values("worst_damage", kind="stable")
-            for e in self.meta["estimators"]
-        ]
-        return pandas.concat(parts, ignore_index=True)
+        return _tables.compare(self.summary(), self.meta)
+
+    def ranking(self):
+        """Rank the defenses of each estimator by the rule of the recommendation.
+
+        Returns
+        -------
+        table : pandas.DataFrame
+            A row for each estimator and defense, "none" among them: `rank`,
+            `clean_score` without attack, `price` in clean score, `worst_damage` over
+            all attacks on the training data and all budgets, within `worst_low` and
+            `worst_high`, by which attack at which budget, `mean_damage` over them,
+            `adaptive_damage`, the worst of the attacks that are crafted against the
+            defense, `poison_recall` and `poison_precision` of what a filter dropped
+            under all attacks, `certified_accuracy` at the smallest radius and
+            `certified_radius`, the largest at which half of the held-out rows are
+            certified, `epsilon` of the privacy bill, the largest of all folds,
+            `seconds` to fit and score and those relative to the bare estimator, the
+            `verdict` that gives the rank ("use", "unclear" where intervals overlap,
+            "bare", "not needed", "no gain", "price", "failed" or "untested") and its
+            `reason`. NaN where something does not apply.
+        """
+        return _ranking.rank(self, self.summary())
 
     def targets(self):
         """List what the targeted attacks aimed at.
@@ -209,32 +140,117 @@ class AuditReport:
             For each target its fold and trial, its row in the data, its class and the
             one that it was to be read as. Empty without a targeted attack.
         """
-        return _import_pandas().DataFrame(self.meta.get("targets", []))
+        return _tables.import_pandas().DataFrame(self.meta.get("targets", []))
+
+    def suspects(self):
+        """List the rows of the data as given that defenses distrust.
+
+        Returns
+        -------
+        table : pandas.DataFrame
+            At most 50 rows that filtering defenses dropped where nothing was
+            poisoned, worst first: the position `row` in X, its `label`, the one that
+            was `suggested` instead, `n_dropped` of the `n_seen` fits that saw it,
+            their `share`, the defenses that dropped it and, where one gives it, a
+            `score`. Empty without such a defense.
+        """
+        return _tables.suspects(self.findings)
+
+    def filtering(self):
+        """Count what filtering defenses dropped under each attack.
+
+        Returns
+        -------
+        table : pandas.DataFrame
+            For each estimator, attack, defense and budget, over folds and trials: the
+            rows poisoned, those dropped, the poisoned ones among them, `recall`, the
+            share of the poisoned that was dropped, and `precision`, the share of the
+            dropped that was poisoned.
+        """
+        return _tables.filtering(self.findings)
+
+    def poisons(self):
+        """Show rows that were poisoned, before and after.
+
+        Returns
+        -------
+        table : pandas.DataFrame
+            At most four rows an attack, those changed most, of the first fold at the
+            largest budget. `before` is None for a row that was added; `row` is then
+            the one that it was made of, or -1. `estimator` and `defense` tell against
+            what it was crafted, None where one poison serves all.
+        """
+        return _tables.poisons(self.findings)
+
+    def certificates(self):
+        """Give the curves of the defenses that come with a certificate.
+
+        Returns
+        -------
+        table : pandas.DataFrame
+            A row for each estimator, defense, fold, trial and radius: the share of
+            held-out rows that are read rightly whatever an attacker does who changes
+            at most `radius` of what `unit` names. `statement` says what is assumed.
+        """
+        return _tables.certificates(self.findings)
+
+    def privacy(self):
+        """Give the privacy bills of the defenses that have one.
+
+        Returns
+        -------
+        table : pandas.DataFrame
+            Epsilon and delta by estimator, defense, fold and trial, for which
+            neighbouring data sets they hold and what they assume.
+        """
+        return _tables.privacy(self.findings)
+
+    def cost(self):
+        """Say what defenses and attacks take.
+
+        Returns
+        -------
+        table : pandas.DataFrame
+            `seconds` to fit and score one model, for each defense and estimator, and
+            to craft one poison, for each attack, over all estimators and defenses
+            that it is crafted against; means over the settings. `relative` divides
+            by the bare estimator's seconds, for attacks by their mean over
+            estimators.
+        """
+        return _tables.cost(self.timings, self.meta)
 
     @property
     def recommendation(self):
         """What to do, by the rule that the report states: a line an estimator."""
-        summary, defenses = self.summary(), self.defenses()
-        lines = []
-        for estimator in self.meta["estimators"]:
-            own = summary[summary["estimator"] == estimator]
-            goals = self._goals(own)
-            poisoned = own[~goals.isin(AFTER_TRAINING)]
-            parts = []
-            if len(poisoned):
-                parts = [
-                    _verdict(poisoned, self.unit, self.meta["attacks"]),
-                    _advice(defenses, estimator, self.unit),
-                ]
-            parts += _after_training(own[goals.isin(AFTER_TRAINING)], self.meta)
-            lines.append(f"{estimator}: {' '.join(parts)}")
-        return "\n".join(lines)
+        summary = self.summary()
+        advice = advise(self, summary, _ranking.rank(self, summary))
+        return "\n".join(map(str, advice))
 
-    def plot(self, figsize=None):
-        """Draw damage against budget: a panel an estimator and attack.
+    def plot(self, figsize=None, *, value="damage"):
+        """Draw damage or clean score against budget: a panel an estimator and attack.
 
         Parameters
         ----------
+        figsize : (float, float), default=None
+            In inches.
+        value : {"damage", "clean_score"}, default="damage"
+            What to draw.
+
+        Returns
+        -------
+        figure : matplotlib Figure
+        """
+        from skpoison.audit._figures import draw_curves
+
+        return draw_curves(self, value, figsize)
+
+    def heat_map(self, budget=None, *, figsize=None):
+        """Draw damage by attack and defense at one budget: a panel an estimator.
+
+        Parameters
+        ----------
+        budget : int or float, default=None
+            One of those audited. None is the largest.
         figsize : (float, float), default=None
             In inches.
 
@@ -242,9 +258,9 @@ class AuditReport:
         -------
         figure : matplotlib Figure
         """
-        from skpoison.audit._html import draw_curves
+        from skpoison.audit._figures import draw_heat_map
 
-        return draw_curves(self, figsize=figsize, show=True)
+        return draw_heat_map(self, budget, figsize)
 
     def to_html(self, path):
         """Write one self-contained page: no file beside it, no network.
@@ -255,6 +271,39 @@ class AuditReport:
             Written whole or not at all.
         """
         write_html([self], path)
+
+    def to_json(self, path):
+        """Write everything that the report holds as plain JSON.
+
+        Parameters
+        ----------
+        path : str or Path
+            Written whole or not at all.
+        """
+        _save.write(self, path)
+
+    @classmethod
+    def from_json(cls, path):
+        """Read a report that :meth:`to_json` wrote.
+
+        Parameters
+        ----------
+        path : str or Path
+
+        Returns
+        -------
+        report : AuditReport
+            Equal in every number to the one that was written.
+
+        Raises
+        ------
+        ValueError
+            The file holds something else.
+        """
+        table, timings, meta, findings = _save.read(path)
+        report = cls([], [], meta, findings)
+        report.table, report.timings = _tables.restore(table), _tables.restore(timings)
+        return report
 
 
 def write_html(reports, path, *, title="skpoison audit"):
@@ -269,14 +318,12 @@ def write_html(reports, path, *, title="skpoison audit"):
     """
     from skpoison.audit._html import render
 
-    path = Path(os.fspath(path)).expanduser()
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"path={str(path)!r}: the folder does not exist")
+    path = _save.check_path(path)
     write_atomically(path, render(reports, title))
 
 
 def print_report(report, file=None):
-    """Print the damage of every setting and the recommendation.
+    """Print the damage of every setting, the defenses ranked and the recommendation.
 
     Parameters
     ----------
@@ -285,10 +332,12 @@ def print_report(report, file=None):
         None is stdout.
     """
     keys = ["estimator", "attack", "defense"]
-    damage = report.summary().set_index([*keys, "budget"])["damage"].unstack()
-    order = report.summary().drop_duplicates(keys).set_index(keys).index
+    summary = report.summary()
+    ranking = _ranking.rank(report, summary)
+    damage = summary.set_index([*keys, "budget"])["damage"].unstack()
+    order = summary.drop_duplicates(keys).set_index(keys).index
     damage = damage.loc[order, report.meta["budgets"]]
-    scores = report.defenses().set_index(["estimator", "defense"])["clean_score"]
+    scores = ranking.set_index(["estimator", "defense"])["clean_score"]
     damage.insert(0, "clean score", [scores[e, d] for e, _, d in damage.index])
     meta = report.meta
     if report.unit:
@@ -306,120 +355,7 @@ def print_report(report, file=None):
     )
     text = damage.to_string(float_format=lambda v: f"{v:.3f}")
     print(text, file=file)
-    print(f"\n{report.recommendation}", file=file)
-
-
-def _amount(value, unit, digits=1):
-    """Write damage or a price: in percent of the rows, or in units of the score."""
-    if unit:
-        return f"{value:.{digits + 2}f} {unit}"
-    return f"{value:.{digits}%}"
-
-
-def _verdict(own, unit, attacks):
-    """Say what breaks one estimator, from the bare rows of the summary."""
-    bare = own[(own["defense"] == "none") & (own["budget"] != 0)]
-    broken = bare[bare["damage"] >= _BREAKS_AT]
-    failed = int(bare["damage"].isna().sum())
-    aside = f" In {failed} settings it could not be trained." if failed else ""
-    aside += _caveat(bare, attacks)
-    if bare["damage"].isna().all():
-        return "it could not be trained under any attack in every fold."
-    if len(broken) == 0:
-        return (
-            f"no attack did {_amount(_BREAKS_AT, unit, 0)} damage; the worst did "
-            f"{_amount(bare['damage'].max(), unit)}.{aside}"
-        )
-    parts = []
-    for attack, hits in broken.groupby("attack", sort=False):
-        first = hits.iloc[0]
-        parts.append(f"{attack} from budget {first['budget']:g}")
-    at = broken.loc[broken["damage"].idxmax()]
-    targeted = attacks[at["attack"]]["goal"] == "targeted"
-    what, tries = ("targets read as wanted:", "") if targeted else ("success", " tries")
-    return (
-        f"broken by {', '.join(parts)}; the worst, {at['attack']} at {at['budget']:g}, "
-        f"does {_amount(at['damage'], unit)} damage ({what} "
-        f"{at['attack_success']:.1%} [{at['low']:.1%}, {at['high']:.1%}] of "
-        f"{at['n_tries']}{tries}, control {at['control_success']:.1%}, clean score "
-        f"{at['clean_score']:.3f}).{aside}"
-    )
-
-
-def _after_training(own, meta):
-    """Say what the attacks on the bare finished model do, a sentence each."""
-    largest = meta["budgets"][-1]
-    bare = own[(own["defense"] == "none") & (own["budget"] == largest)]
-    sentences = []
-    for _, at in bare.iterrows():
-        if at["n_tries"] == 0:
-            sentences.append(
-                f"{at['attack']} was not tried: only updates of torch modules and of "
-                "the default model can be turned back."
-            )
-            continue
-        share = f"{at['attack_success']:.1%} [{at['low']:.1%}, {at['high']:.1%}]"
-        if meta["attacks"][at["attack"]]["goal"] == "leakage":
-            what = (
-                f"{at['attack']} gets back {share} of {at['n_tries']} rows from what "
-                f"clients sent at {largest:g}"
-            )
-        else:
-            what = (
-                f"At test time {at['attack']} within {largest:g} of the range has "
-                f"{share} of {at['n_tries']} rows misread, "
-                f"{at['control_success']:.1%} without it"
-            )
-        sentences.append(f"{what}.")
-    return sentences
-
-
-def _caveat(bare, attacks):
-    """Say what few targets leave open."""
-    goals = bare["attack"].map({name: a["goal"] for name, a in attacks.items()})
-    calm = bare[(goals == "targeted") & (bare["damage"] < _BREAKS_AT)]
-    if len(calm) == 0 or calm["high"].max() < _BREAKS_AT:
-        return ""
-    at = calm.loc[calm["high"].idxmax()]
-    return (
-        f" {at['attack']} had {at['n_tries']} targets: at {at['budget']:g} a success "
-        f"of up to {at['high']:.0%} can't be ruled out."
-    )
-
-
-def _advice(defenses, estimator, unit):
-    own = defenses[defenses["estimator"] == estimator].set_index("defense")
-    bare = own.loc["none"]
-    rivals = own.drop(index="none")
-    rivals = rivals[(rivals["price"] <= _MAX_PRICE) & rivals["worst_damage"].notna()]
-    if bare["worst_damage"] < _BREAKS_AT:
-        return "No defense is needed against these attacks at these budgets."
-    if len(own) == 1:
-        return "No defense was tested."
-    if len(rivals):
-        best = rivals["worst_damage"].idxmin()
-        gain = bare["worst_damage"] - rivals.loc[best, "worst_damage"]
-        if gain >= _MIN_GAIN:
-            row = rivals.loc[best]
-            safe = row["worst_damage"] < _BREAKS_AT
-            return (
-                f"Use {best}: worst damage {_amount(bare['worst_damage'], unit)} -> "
-                f"{_amount(row['worst_damage'], unit)} ({row['worst_attack']} at "
-                f"{row['worst_budget']:g}), for {_amount(max(row['price'], 0), unit)} "
-                "of the clean score." + ("" if safe else " That is not safe yet.")
-            )
-    return (
-        "None of the defenses tested lowers the worst damage by "
-        f"{_amount(_MIN_GAIN, unit, 0)} at a price of {_amount(_MAX_PRICE, unit, 0)} "
-        "or less: vet the sources of the training data."
-    )
-
-
-def _import_pandas():
-    try:
-        import pandas
-    except ImportError as error:
-        raise ImportError(
-            "the audit needs pandas: pip install 'skpoison[audit]'"
-        ) from error
-    return pandas
+    if len(meta["defenses"]) > 1:
+        print(f"\n{_ranking.as_text(ranking, report.unit)}", file=file)
+    advice = "\n".join(map(str, advise(report, summary, ranking)))
+    print(f"\n{advice}", file=file)

@@ -7,19 +7,17 @@ import warnings
 import joblib
 import numpy as np
 from joblib import Parallel, delayed
-from sklearn.base import clone
+from joblib.parallel import get_active_backend
 from tqdm import tqdm
 
 from skpoison.audit._collect import collect
-from skpoison.audit._crafting import Crafter
-from skpoison.audit._plan import NO_SHARE, make_plan
+from skpoison.audit._findings import gather
+from skpoison.audit._job import run_job
+from skpoison.audit._plan import make_plan
 from skpoison.audit._report import AuditReport
-from skpoison.audit._test_time import Trained
+from skpoison.audit._scoring import NO_SHARE
 from skpoison.compose._estimators import victim_parameters
-from skpoison.utils import RandomStreams, get_versions, set_random_states
-from skpoison.utils._containers import take_rows
-
-_NO_TRIES = np.zeros(0, dtype=bool)
+from skpoison.utils import get_versions
 
 
 def audit(
@@ -59,9 +57,10 @@ def audit(
     y : array-like of shape (n_samples,)
         Class labels, or numbers for a regressor.
     attacks : "auto", list of str or dict of str to attack, default="auto"
-        "auto" takes what is registered for this kind of data and estimator. An attack
-        whose `estimator` or `surrogate` is "victim" is crafted against each bare
-        victim.
+        "auto" takes what is registered for this kind of data and estimator; ``skpoison
+        list attacks`` shows all. An attack whose `estimator` or `surrogate` is
+        "victim" is crafted against each bare victim, an adaptive one against each
+        defended victim, see Notes.
     defenses : "auto", list of str or dict, default="auto"
         The values of a dict are detectors, or functions from an estimator to a
         defended one. The bare estimator is always there, as "none".
@@ -99,6 +98,9 @@ def audit(
     Returns
     -------
     report : AuditReport
+        With the scores, what they cost in time, and `findings`: the rows that filters
+        distrust in the data as they are, what filters found of the poison, examples
+        of poisons, certificates and privacy bills.
 
     Raises
     ------
@@ -127,6 +129,17 @@ def audit(
     is the share of targets that are read so; the control is the same share for the
     model trained on clean data. One target a fold makes few tries: more trials make
     more.
+
+    An adaptive attacker knows the defense, and has drawn other seeds than the victim.
+    He crafts gradient matching through what a network's training does to batches and
+    gradients, and with features like those of clean rows against a filter. With any
+    other attack he tries his poison on the filter, replaces what it drops, three times
+    at most, and keeps what costs most of the clean training rows. He gains nothing for
+    sure: the larger of the two damages, static and adaptive, counts. Where neither
+    applies, and without a defense, his poison is the static one.
+
+    A detector with the same parameters and seeds runs once for all victims that are
+    trained on the same rows; the seconds it took are counted for each.
 
     Examples
     --------
@@ -183,7 +196,7 @@ def audit(
         "notes": notes,
         "versions": get_versions(),
     }
-    report = AuditReport(rows, timings, meta)
+    report = AuditReport(rows, timings, meta, gather(plan, done))
     if verbose:
         print(
             f"audit of {name} finished in {time.perf_counter() - started:.0f} s",
@@ -198,12 +211,29 @@ def _describe(plan, entry, done):
     threat = entry.threat_model
     if plan.owners is not None:
         threat += " A budget is a number or share of the clients."
-    if victim_parameters(attack):
+    if entry.adaptive:
+        threat += " Crafted against each defended estimator."
+    elif victim_parameters(attack):
         threat += (
             " Crafted against each bare estimator: the attacker does not know the "
             "defense."
         )
-    opaque = {v for r in done.values() for v in r["stand_ins"].get(entry.name, [])}
+    helpless = {d for r in done.values() for d in r["helpless"].get(entry.name, [])}
+    if helpless:
+        listed = ", ".join(d.name for d in plan.defenses if d.name in helpless)
+        threat += (
+            f" No way around {listed} is known: there the poison is the one against "
+            "the bare estimator."
+        )
+    # the adaptive form of an attack starts from what that one made
+    at = plan.static_of.get(plan.attacks.index(entry))
+    names = {entry.name} if at is None else {entry.name, plan.attacks[at].name}
+    opaque = {
+        victim
+        for result in done.values()
+        for name in names
+        for victim in result["stand_ins"].get(name, [])
+    }
     for victim in sorted(opaque):
         threat += (
             f" No gradient of {victim} is known: that of another model is followed."
@@ -212,6 +242,8 @@ def _describe(plan, entry, done):
         "summary": entry.summary,
         "threat_model": threat,
         "goal": entry.goal,
+        "adaptive": entry.adaptive,
+        "helpless_against": [d.name for d in plan.defenses if d.name in helpless],
         "parameters": repr(attack),
     }
 
@@ -267,26 +299,56 @@ def _run(plan, *, n_jobs, verbose):
             done[job] = result
     # the first clean fold runs here: it shows errors at once and tells the time
     if jobs[0] not in done:
-        done[jobs[0]] = _run_job(plan, jobs[0])
+        done[jobs[0]] = run_job(plan, jobs[0])
         _check_scores(plan, done[jobs[0]]["rows"])
         plan.checkpoint.put(plan.job_name(jobs[0]), done[jobs[0]])
     waiting = [job for job in jobs if job not in done]
+    n_workers = joblib.effective_n_jobs(n_jobs)
     if verbose:
-        _print_estimate(plan, done[jobs[0]], waiting, n_jobs)
+        _print_estimate(plan, done[jobs[0]], waiting, n_workers)
     bar = tqdm(
         total=len(jobs), initial=len(done), disable=not verbose, unit="job", leave=False
     )
+    # one job of each attack tells what it takes to craft
+    pilots = {(i, plan.budgets[-1], 0, 0) for i in range(len(plan.attacks))}
+    pilots &= set(waiting)
     saved, plan.checkpoint = plan.checkpoint, None  # workers do not write
     with bar, warnings.catch_warnings():
         # joblib replaces workers that sat idle or grew: no news for the user
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
-        parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered")
-        for job, result in parallel(delayed(_named)(plan, job) for job in waiting):
+        for job, result in _finished(plan, waiting, n_jobs):
             done[job] = result
             saved.put(plan.job_name(job), result)
             bar.update()
+            if verbose and pilots and not (pilots := pilots - {job}):
+                left = [job for job in waiting if job not in done]
+                seconds = _seconds_left(plan, done, left) / n_workers
+                bar.write(f"about {_duration(seconds)} to go", file=sys.stderr)
     plan.checkpoint = saved
     return done
+
+
+def _finished(plan, jobs, n_jobs):
+    """Iterate over jobs and their results as they are finished."""
+    backend, _ = get_active_backend()
+    streams = backend.supports_return_generator
+    # another backend, as Ray's, hands results back by rounds
+    step = len(jobs) if streams else 8 * joblib.effective_n_jobs(n_jobs)
+    return_as = "generator_unordered" if streams else "list"
+    with Parallel(n_jobs=n_jobs, return_as=return_as) as parallel:
+        for at in range(0, len(jobs), max(step, 1)):
+            part = jobs[at : at + step]
+            yield from parallel(delayed(_named)(plan, job) for job in part)
+
+
+def _seconds_left(plan, done, left):
+    """Take each job for as long as one of its attack at the largest budget took."""
+    return sum(
+        done[(None, 0, 0, 0) if job[0] is None else (job[0], plan.budgets[-1], 0, 0)][
+            "seconds"
+        ]
+        for job in left
+    )
 
 
 def _check_scores(plan, rows):
@@ -303,16 +365,12 @@ def _check_scores(plan, rows):
 
 
 def _named(plan, job):
-    return job, _run_job(plan, job)
+    return job, run_job(plan, job)
 
 
-def _print_estimate(plan, pilot, waiting, n_jobs):
+def _print_estimate(plan, pilot, waiting, n_workers):
     fits = sum(r["seconds"] for r in pilot["rows"])
-    n_workers = joblib.effective_n_jobs(n_jobs)
-    craft = {}
-    for attack in {job[0] for job in waiting} - {None}:
-        craft[attack] = _craft_seconds(plan, attack)
-    seconds = sum(fits + craft.get(job[0], 0.0) for job in waiting) / n_workers
+    seconds = len(waiting) * fits / n_workers
     n_fits = len(waiting) * len(plan.victims) * len(plan.defenses)
     text = (
         f"{len(plan.attacks)} attacks x {len(plan.budgets)} budgets x "
@@ -320,25 +378,13 @@ def _print_estimate(plan, pilot, waiting, n_jobs):
         f"{len(plan.folds)} folds x {plan.n_trials} trials: {n_fits} fits to go, "
         f"about {_duration(seconds)} on {n_workers} worker"
         + ("s" if n_workers > 1 else "")
+        + " and what it takes to craft the poisons"
     )
     memory = _peak_memory()
     if memory is not None:
         total = memory * (1 if n_workers == 1 else 1 + n_workers)
         text += f", about {total / 2**30:.1f} GiB of memory"
     print(text, file=sys.stderr)
-
-
-def _craft_seconds(plan, attack):
-    start = time.perf_counter()
-    craft = Crafter(plan)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            for name in plan.victims:
-                craft((attack, plan.budgets[-1], 0, 0), name)
-        except Exception:  # the job itself will tell
-            return 0.0
-    return time.perf_counter() - start
 
 
 def _peak_memory():
@@ -356,126 +402,3 @@ def _duration(seconds):
     if seconds < 5400:
         return f"{round(seconds / 60)} min"
     return f"{seconds / 3600:.1f} h"
-
-
-def _seeded_victim(plan, name, fold, trial):
-    """Return a seeded clone of a bare victim, and the streams of its seeds."""
-    seeds = RandomStreams(plan.streams.seed(f"victim/{fold}/{trial}"))
-    model = clone(plan.victims[name])
-    set_random_states(model, seeds, only_missing=True)
-    return model, seeds
-
-
-def _run_job(plan, job):
-    """Poison one training fold; train and score every victim on it.
-
-    An attack that aims at the victim is crafted for each, any other once. Defended
-    victims share the poison of the bare one.
-    """
-    attack, budget, fold, trial = job
-    train, test = plan.folds[fold]
-    X_test, y_test = take_rows(plan.X, test), plan.y[test]
-    craft = Crafter(plan)
-    entries = plan.attacks if attack is None else [plan.attacks[attack]]
-    aims = [plan.aim(entry, fold, trial) for entry in entries]
-    notes, rows = set(), []
-    federation = plan.federation(fold, trial)
-    # what comes after training is tried on the models of the control
-    probes = {
-        i: entry.make(plan.context)
-        for i, entry in enumerate(entries)
-        if not entry.poisons
-    }
-    if attack is None:
-        X, y, n_poisoned = take_rows(plan.X, train), plan.y[train], 0
-    for name in plan.victims:
-        if attack is None:
-            controls = [(i, 0, fold, trial) for i in range(len(plan.attacks))]
-            fitted = [
-                craft(control, name)[0] if entry.poisons else None
-                for control, entry in zip(controls, entries, strict=True)
-            ]
-        else:
-            crafted, data = craft(job, name)
-            X, y, n_poisoned = data.X, data.y, int(crafted.n_poisoned_)
-            if federation is not None:
-                n_poisoned = federation.n_rows(budget)
-            fitted = [crafted]
-        for defense in plan.defenses:
-            model, seeds = _seeded_victim(plan, name, fold, trial)
-            model = defense.wrap(model)
-            for probe in probes.values():
-                probe.prepare(model)
-            set_random_states(model, seeds, only_missing=True)
-            start = time.perf_counter()
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    if federation is None:
-                        model.fit(X, y)
-                    else:
-                        federation.fit(model, X, y, fitted[0], budget)
-                    score = float(plan.scorers[name](model, X_test, y_test))
-                    outcomes = [
-                        _NO_TRIES
-                        if one is None
-                        else one.attack_outcomes(
-                            _reader(plan, model, aim), X_test, y_test
-                        )
-                        for one, aim in zip(fitted, aims, strict=True)
-                    ]
-            except Exception as error:
-                if attack is None:
-                    raise
-                notes.add(
-                    f"{name} with defense {defense.name} could not be trained under "
-                    f"{plan.attacks[attack].name} at budget {budget}, fold {fold}: "
-                    f"{type(error).__name__}: {error}"
-                )
-                score, outcomes = float("nan"), [_NO_TRIES]
-            wins = [int(np.sum(o)) for o in outcomes]
-            tries = [len(o) for o in outcomes]
-            later = {}
-            for i, probe in probes.items():
-                trained = Trained(
-                    model,
-                    X,
-                    y,
-                    X_test,
-                    y_test,
-                    federation,
-                    plan.streams.seed(f"attack/{fold}/{trial}"),
-                    craft.stand_in,
-                )
-                found, opaque = probe.outcomes(trained, [0.0, *plan.budgets])
-                counts = [[int(np.sum(o)), len(o)] for o in found]
-                wins[i], tries[i] = counts[0]
-                later[str(i)] = counts[1:]
-                if opaque:
-                    craft.stand_ins.setdefault(entries[i].name, []).append(name)
-            rows.append(
-                {
-                    "estimator": name,
-                    "defense": defense.name,
-                    "n_poisoned": n_poisoned,
-                    "score": score,
-                    "wins": wins,
-                    "tries": tries,
-                    "later": later,
-                    "seconds": time.perf_counter() - start,
-                }
-            )
-    return {
-        "rows": rows,
-        "notes": sorted(notes | craft.notes),
-        "stand_ins": craft.stand_ins,
-    }
-
-
-def _reader(plan, model, aim):
-    """Return by what an attack asks a victim."""
-    if aim is None:
-        return model.predict
-    # an attack keeps its targets as an array; the victim may go by column names
-    targets = take_rows(plan.X, aim.rows)
-    return lambda _: model.predict(targets)

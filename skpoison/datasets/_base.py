@@ -4,7 +4,7 @@ import gzip
 import hashlib
 import io
 import os
-import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -276,15 +276,26 @@ def get_data_home(data_home=None):
     return os.path.expanduser(os.fspath(data_home))
 
 
+@contextmanager
+def refusing_damage(path, what):
+    """Turn whatever damaged bytes make a library raise into DatasetCorruptError."""
+    try:
+        yield
+    except DatasetCorruptError:
+        raise
+    except Exception as error:
+        if getattr(error, "errno", None) is not None:  # the system's: no right to read
+            raise
+        raise DatasetCorruptError(f"{path}: damaged {what} ({error})") from error
+
+
 def read_payload(path):
     """Return the bytes of a file, decompressed if it is gzip, whatever its name."""
     data = Path(path).read_bytes()
     if data[:2] != b"\x1f\x8b":
         return data
-    try:
+    with refusing_damage(path, "gzip file"):
         return gzip.decompress(data)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DatasetCorruptError(f"{path}: damaged gzip file ({error})") from error
 
 
 def is_zip(path):

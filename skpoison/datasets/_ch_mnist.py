@@ -3,7 +3,6 @@
 import io
 import re
 import zipfile
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +15,7 @@ from skpoison.datasets._base import (
     check_hash,
     is_zip,
     read_payload,
+    refusing_damage,
 )
 from skpoison.datasets._bunch import document, fetch_images, own_split, require
 from skpoison.utils._validation import check_number
@@ -39,17 +39,14 @@ _PER_CLASS = 625
 
 def _tiles_in_zip(path):
     """Yield (class, bytes of a TIFF file), sorted by class and name."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            tiles = []
-            for name in archive.namelist():
-                *_, folder, file = ["", *name.split("/")]
-                if folder in _FOLDERS and file.endswith(".tif") and file[0] != ".":
-                    tiles.append((_FOLDERS.index(folder), file, name))
-            for k, _, name in sorted(tiles):
-                yield k, archive.read(name)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise DatasetCorruptError(f"{path}: damaged zip file ({error})") from error
+    with refusing_damage(path, "zip file"), zipfile.ZipFile(path) as archive:
+        tiles = []
+        for name in archive.namelist():
+            *_, folder, file = ["", *name.split("/")]
+            if folder in _FOLDERS and file.endswith(".tif") and file[0] != ".":
+                tiles.append((_FOLDERS.index(folder), file, name))
+        for k, _, name in sorted(tiles):
+            yield k, archive.read(name)
 
 
 def _tiles_in_folder(path):
@@ -64,14 +61,12 @@ def _read_tiles(path, size, grayscale, verify):
     image_module = require("PIL.Image", "pillow", "fetch_ch_mnist with TIFF tiles")
     images, labels = [], []
     for k, data in (_tiles_in_folder if path.is_dir() else _tiles_in_zip)(path):
-        try:
-            with image_module.open(io.BytesIO(data)) as tile:
-                tile = tile.convert("L" if grayscale else "RGB")
-                tile = tile.resize((size, size), image_module.Resampling.BOX)
-        except (OSError, SyntaxError) as error:  # Pillow raises both
-            raise DatasetCorruptError(
-                f"{path}: damaged tile of {_FOLDERS[k]} ({error})"
-            ) from error
+        with (
+            refusing_damage(path, f"tile of {_FOLDERS[k]}"),
+            image_module.open(io.BytesIO(data)) as tile,
+        ):
+            tile = tile.convert("L" if grayscale else "RGB")
+            tile = tile.resize((size, size), image_module.Resampling.BOX)
         images.append(np.asarray(tile))
         labels.append(k)
     counts = np.bincount(labels, minlength=len(_FOLDERS)).tolist()

@@ -7,12 +7,13 @@ import shutil
 import ssl
 import tempfile
 import time
-import uuid
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import Request, urlopen
+
+from skpoison.utils import _files
 
 logger = logging.getLogger("skpoison.datasets")
 
@@ -54,23 +55,10 @@ def cache_folder(folder):
 
 @contextmanager
 def new_file(target, check):
-    """Open a binary file that appears as `target` only once written and checked.
-
-    Each caller writes under a name of its own, so several processes may do this at
-    once: the last rename wins, and every one of them is of a whole file.
-    """
+    """Open a binary file that appears as `target` only once written and checked."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
-    try:
-        with open(part, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if check is not None:
-            check(part)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    with _files.new_file(target, check) as file:
+        yield file
 
 
 def download(urls, target, check, *, n_retries, delay, timeout):

@@ -4,7 +4,6 @@ import gzip
 import importlib.util
 import io
 import zipfile
-import zlib
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from skpoison.datasets._base import (
     check_hash,
     is_zip,
     read_payload,
+    refusing_damage,
 )
 from skpoison.datasets._bunch import document, fetch_table, own_split
 
@@ -57,11 +57,11 @@ def _parse_text(path, data):
 
 
 def _parse_zip(path, data):
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            return _parse_text(path, archive.read("spambase.data"))
-    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
-        raise DatasetCorruptError(f"{path}: {error}") from error
+    with (
+        refusing_damage(path, "zip file"),
+        zipfile.ZipFile(io.BytesIO(data)) as archive,
+    ):
+        return _parse_text(path, archive.read("spambase.data"))
 
 
 def _parse_rda(path):

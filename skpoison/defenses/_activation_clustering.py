@@ -11,8 +11,7 @@ from sklearn.metrics import silhouette_score
 
 from skpoison.defenses._feature_detectors import (
     FeatureDetector,
-    centred,
-    principal_projections,
+    class_projections,
     spare_one,
     warn_not_judged,
 )
@@ -154,7 +153,7 @@ default="relative_size"
     True
     """
 
-    _takes_single = True
+    _takes_numbers = True
 
     def __init__(
         self,
@@ -202,7 +201,7 @@ default="relative_size"
             if len(rows) <= self.n_clusters:
                 continue
             generator = streams.numpy(f"class {k}")
-            Z = self._reduced(centred(F, rows), generator)
+            Z = self._reduced(F, rows, generator)
             if Z.shape[1] == 0:
                 continue
             labels = _clusters(Z, self.n_clusters, generator)
@@ -227,8 +226,8 @@ default="relative_size"
         )
         return scores
 
-    def _reduced(self, M, generator):
-        Z = principal_projections(M, self.n_components, generator)
+    def _reduced(self, F, rows, generator):
+        Z = class_projections(F, rows, self.n_components, generator)
         if self.reduce == "pca" or Z.shape[1] == 0:
             return Z
         ica = FastICA(whiten=False, tol=0.005, random_state=generator)

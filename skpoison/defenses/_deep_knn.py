@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from skpoison.defenses._feature_blocks import LengthScaledRows, cuts
 from skpoison.defenses._feature_detectors import (
     FeatureDetector,
-    centred,
     check_expected,
     check_flags,
     n_expected,
@@ -14,6 +14,8 @@ from skpoison.defenses._feature_detectors import (
 from skpoison.utils._validation import check_number, check_option
 
 _CHUNK_VALUES = 2**18  # distances at a time: 2 MiB, which a cache holds
+_RESIDENT_VALUES = 2**27  # features that are in memory as a whole, 1 GiB
+_LARGE_CHUNK_VALUES = 2**23  # distances at a time where they are not
 
 
 class DeepKNN(FeatureDetector):
@@ -126,6 +128,8 @@ class DeepKNN(FeatureDetector):
     array([3, 7])
     """
 
+    _takes_numbers = True
+
     def __init__(
         self,
         estimator=None,
@@ -158,16 +162,14 @@ class DeepKNN(FeatureDetector):
         check_flags(normalize=self.normalize, balance=self.balance)
 
     def _score_features(self, F, y):
-        if self.normalize:
-            length = np.linalg.norm(F, axis=1, keepdims=True)
-            F = F / np.where(length > 0, length, 1.0)
-        F = centred(F, np.arange(len(F)))  # loses fewer digits of the distances
+        # about their mean, which loses fewer digits of the distances
+        F = LengthScaledRows(F, self.normalize, _RESIDENT_VALUES)
         wanted = self.n_neighbors
         if isinstance(wanted, str):
             wanted = n_expected(self.expected_poison, 2.0, len(y))
         self.n_neighbors_ = min(max(1, wanted), len(y) - 1)
         sizes = np.bincount(y)
-        judged = (sizes > 1) & F.any()
+        judged = (sizes > 1) & any(block.any() for _, block in F.blocks())
         warn_not_judged(self.classes_[~judged], "one row or rows that are all alike")
         if not judged.any():
             return np.zeros(len(y))
@@ -193,7 +195,7 @@ def _votes(F, y, weights, n_neighbors):
 
     Parameters
     ----------
-    F : ndarray of shape (n_samples, n_values)
+    F : LengthScaledRows
     y : ndarray of int of shape (n_samples,)
     weights : ndarray of shape (n_classes,)
         Copies of each row of a class, 1 or more.
@@ -202,12 +204,17 @@ def _votes(F, y, weights, n_neighbors):
     """
     n_samples = len(y)
     ballots = np.eye(len(weights))[y] * weights[y, None]
-    squares = (F**2).sum(axis=1)
+    squares = np.concatenate([_squares(block) for _, block in F.blocks()])
     votes = np.empty((n_samples, len(weights)))
     step = max(1, _CHUNK_VALUES // n_samples)
+    if not F.is_resident:  # all rows are formed anew for each chunk
+        step = max(1, _LARGE_CHUNK_VALUES // max(F.F.shape))
     for start in range(0, n_samples, step):
         rows = np.arange(start, min(start + step, n_samples))
-        distances = squares - 2.0 * (F[rows] @ F.T)  # plus the row's own square
+        own = F[rows]
+        distances = np.empty((len(rows), n_samples))
+        for cut, block in F.blocks():  # plus the row's own square
+            distances[:, cut] = squares[cut] - 2.0 * (own @ block.T)
         distances[rows - start, rows] = np.inf
         last = _last_distance(distances, weights[y], n_neighbors)
         votes[rows] = (distances < last) @ ballots
@@ -215,6 +222,14 @@ def _votes(F, y, weights, n_neighbors):
         level = (distances == last) @ ballots
         votes[rows] += level * (left / level.sum(axis=1, keepdims=True))
     return votes / n_neighbors
+
+
+def _squares(rows):
+    """Return squared lengths without a copy of all the rows."""
+    squares = np.empty(len(rows))
+    for cut in cuts(*rows.shape):
+        squares[cut] = (rows[cut] ** 2).sum(axis=1)
+    return squares
 
 
 def _last_distance(distances, weights, n_neighbors):

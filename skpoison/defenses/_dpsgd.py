@@ -163,6 +163,7 @@ _ENGINES = {"native": NativeEngine, "opacus": OpacusEngine}
 class PrivateNet(ClassifierNet):
     """A net whose steps see the training rows only through an engine."""
 
+    shares_batches = False
     begin_: Any = None
     engine_: Any = None
 

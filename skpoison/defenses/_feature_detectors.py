@@ -11,11 +11,13 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skpoison.defenses._detectors import BaseDetector
+from skpoison.defenses._feature_blocks import CentredTiles
 from skpoison.utils import RandomStreams, set_random_states
 from skpoison.utils._containers import as_rows
 from skpoison.utils._rows import keep_every_class
 from skpoison.utils._validation import check_number
 
+_WHOLE_VALUES = 2**23  # of a class that are copied at once, 64 MiB
 _LARGEST = 1e30  # of a feature: sums in float32 and squares in float64 stay finite
 
 
@@ -85,12 +87,46 @@ def check_flags(**flags):
             raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
-def centred(F, rows):
-    """Return some rows of features minus their mean, exactly 0 where all are equal."""
-    M = F[rows]  # a copy, and the only one: fresh memory is slow
+def centred(F, rows, dtype=None):
+    """Return some rows of features minus their mean, exactly 0 where all are equal.
+
+    In `dtype`; None is that of F, and float64 for integers.
+    """
+    if dtype is None:
+        dtype = F.dtype if F.dtype.kind == "f" else np.float64
+    M = F[rows].astype(dtype, copy=False)  # the only copy: fresh memory is slow
     M -= F[rows[0]]
     M -= M.mean(axis=0)
     return M
+
+
+def class_projections(F, rows, n_components, generator=None, dtype=None):
+    """Project some rows of features on their top right singular vectors.
+
+    Parameters
+    ----------
+    F : ndarray of shape (n_samples, n_values)
+        May be on disk: what is large is read block by block.
+    rows : ndarray of int
+    n_components, generator : int, RandomState
+        See `principal_projections`.
+    dtype : dtype, default=None
+        See `centred`.
+
+    Returns
+    -------
+    projections : ndarray of shape (len(rows), n_found)
+    """
+    if len(rows) * F.shape[1] <= _WHOLE_VALUES:
+        return principal_projections(centred(F, rows, dtype), n_components, generator)
+    tiles = CentredTiles(F, rows)
+    if tiles.scale == 0:
+        return np.zeros((len(rows), 0))
+    gram = tiles.gram(np.float64 if generator is None else np.float32)
+    values, vectors = _leading(gram, n_components, generator)
+    if len(rows) >= F.shape[1]:
+        return tiles.project(vectors)
+    return vectors * np.sqrt(values) * np.float64(tiles.scale)
 
 
 def principal_projections(M, n_components, generator=None):
@@ -115,9 +151,17 @@ def principal_projections(M, n_components, generator=None):
         return M[:, :0]
     dtype = np.float64 if generator is None else np.float32
     M = np.divide(M, scale, dtype=dtype, casting="same_kind")
-    is_quick = generator is not None and min(M.shape) > 10 * (n_components + 10)
     is_tall = len(M) >= M.shape[1]
     gram = M.T @ M if is_tall else M @ M.T
+    values, vectors = _leading(gram, n_components, generator)
+    projections = M @ vectors if is_tall else vectors * np.sqrt(values)
+    return projections * np.float64(scale)
+
+
+def _leading(gram, n_components, generator):
+    """Return the largest eigenvalues of a Gram matrix above 0, and their vectors."""
+    dtype = gram.dtype
+    is_quick = generator is not None and len(gram) > 10 * (n_components + 10)
     smallest = len(gram) * np.finfo(dtype).eps  # of the largest eigenvalue
     if is_quick:
         basis = generator.standard_normal((len(gram), n_components + 10)).astype(dtype)
@@ -130,10 +174,7 @@ def principal_projections(M, n_components, generator=None):
     )
     found = values > values[-1] * smallest
     values, vectors = values[found][::-1], vectors[:, found][:, ::-1].astype(dtype)
-    if is_quick:
-        vectors = basis @ vectors
-    projections = M @ vectors if is_tall else vectors * np.sqrt(values)
-    return projections * np.float64(scale)
+    return values, basis @ vectors if is_quick else vectors
 
 
 def spare_one(suspects, scores, y):
@@ -163,8 +204,8 @@ class FeatureDetector(BaseDetector):
     come before training.
     """
 
-    #: Whether ``_score_features`` takes float32 too, and writes to no features.
-    _takes_single = False
+    #: Whether ``_score_features`` takes numbers of any type, and writes to no features.
+    _takes_numbers = False
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -225,10 +266,12 @@ class FeatureDetector(BaseDetector):
                 f"{F.shape}"
             )
         F = F.reshape(len(F), -1)
-        if not (self._takes_single and F.dtype in (np.float32, np.float64)):
+        whole = F.dtype.kind in "iu" or F.dtype in (np.float32, np.float64)
+        if not (self._takes_numbers and whole):
             F = F.astype(np.float64)
         # NaN is not smaller either
-        lost = ~(np.maximum(F.max(axis=0), -F.min(axis=0)) < _LARGEST)
+        largest = np.maximum(F.max(axis=0), -F.min(axis=0).astype(np.float64))
+        lost = ~(largest < _LARGEST)
         if lost.any():
             warnings.warn(
                 f"{lost.sum()} of {len(lost)} features are not finite, or larger than "

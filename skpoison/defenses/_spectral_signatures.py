@@ -4,11 +4,10 @@ import numpy as np
 
 from skpoison.defenses._feature_detectors import (
     FeatureDetector,
-    centred,
     check_expected,
     check_flags,
+    class_projections,
     n_expected,
-    principal_projections,
     spare_one,
     warn_not_judged,
 )
@@ -140,6 +139,8 @@ class SpectralSignatures(FeatureDetector):
     array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     """
 
+    _takes_numbers = True
+
     def __init__(
         self,
         estimator=None,
@@ -199,7 +200,9 @@ class SpectralSignatures(FeatureDetector):
         scores, self.z_scores_ = np.zeros(len(y)), np.zeros(len(y))
         alike = []
         for rows in self._pools(y):
-            projections = principal_projections(centred(F, rows), self.n_components)
+            projections = class_projections(
+                F, rows, self.n_components, dtype=np.float64
+            )
             if projections.shape[1]:
                 scores[rows] = (projections**2).sum(axis=1)
                 self.z_scores_[rows] = _robust_z(projections)

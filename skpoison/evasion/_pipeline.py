@@ -149,7 +149,7 @@ def with_names(estimator, rows):
     except ImportError:  # it was another library's frame
         import polars as pl
 
-        return pl.DataFrame(rows, schema=list(names))
+        return pl.DataFrame(rows, schema=list(names), orient="row")
     return pd.DataFrame(rows, columns=names)
 
 

@@ -150,6 +150,8 @@ def robustness_report(estimator, X, y, *, eps_range, attacks=None, confidence=0.
     True
     """
     check_number("confidence", confidence, low=0.0, high=1.0, strict=True)
+    if confidence == 1:
+        raise ValueError("confidence must be below 1: no interval of trials is certain")
     radii = np.asarray(eps_range, dtype=float)
     if radii.ndim != 1 or len(radii) == 0:
         raise ValueError(

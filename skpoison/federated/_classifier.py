@@ -8,10 +8,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
 from tqdm import tqdm
 
+from skpoison.attacks._store import Store
 from skpoison.federated._engines import make_engine
 from skpoison.federated._model import FederatedModel
 from skpoison.federated._recorded import Recorder
 from skpoison.federated._rounds import Federation, NotFiniteError
+from skpoison.federated._saved import SavedTraining, check_checkpoint, open_store
 from skpoison.federated._setup import (
     cast_clients,
     check_parameters,
@@ -123,6 +125,12 @@ class FederatedClassifier(FederatedModel):
     callbacks : list of callables or None, default=None
         Each is called with this estimator after every round; training ends when one
         returns a true value.
+    checkpoint : str or Path, default=None
+        A folder of this one training. Killed at any moment, the same `fit` goes on from
+        there and gives the same bits; callbacks see the rounds that it does. Needs a
+        `random_state`. A rule, attack or rejection of your own is to remember earlier
+        rounds in attributes that hold numbers, texts, arrays, lists or dicts. Not for
+        :meth:`partial_fit`.
 
     Attributes
     ----------
@@ -246,6 +254,7 @@ class FederatedClassifier(FederatedModel):
         n_jobs=None,
         verbose=0,
         callbacks=None,
+        checkpoint=None,
     ):
         self.estimator = estimator
         self.n_clients = n_clients
@@ -275,6 +284,7 @@ class FederatedClassifier(FederatedModel):
         self.n_jobs = n_jobs
         self.verbose = verbose
         self.callbacks = callbacks
+        self.checkpoint = checkpoint
 
     def fit(self, X, y, client_id=None, X_val=None, y_val=None):
         """Train from new weights.
@@ -296,11 +306,14 @@ class FederatedClassifier(FederatedModel):
         self : object
         """
         check_parameters(self)
-        X, y = self._first_rows(X, y, None)
+        check_checkpoint(self)
         if (X_val is None) != (y_val is None):
             raise ValueError("X_val and y_val must be given together")
+        X, y = self._first_rows(X, y, None)
         validation = None if X_val is None else (X_val, y_val)
-        return self._run(X, y, client_id, validation, self.n_rounds)
+        data = (X, y, self.classes_, client_id, validation)
+        store = open_store(self, self._state, data)
+        return self._run(X, y, client_id, validation, self.n_rounds, store)
 
     def partial_fit(self, X, y, classes=None, n_rounds=1, client_id=None):
         """Go on for some rounds, or begin.
@@ -332,7 +345,7 @@ class FederatedClassifier(FederatedModel):
                 )
         else:
             X, y = self._first_rows(X, y, classes)
-        return self._run(X, y, client_id, None, n_rounds)
+        return self._run(X, y, client_id, None, n_rounds, Store(None, None))
 
     def _first_rows(self, X, y, classes):
         """Validate the first data and start a training; return X and codes."""
@@ -350,7 +363,7 @@ class FederatedClassifier(FederatedModel):
         self._state = new_state(self, X.shape[1:], len(self.classes_))
         return X, y
 
-    def _run(self, X, y, client_id, validation, n_rounds):
+    def _run(self, X, y, client_id, validation, n_rounds, store):
         state = self._state
         if validation is None and isinstance(self.validation, tuple | list):
             validation = self.validation
@@ -363,6 +376,7 @@ class FederatedClassifier(FederatedModel):
             validation = X[held], y[held]
         cast = cast_clients(self, state, y, rows, client_id)
         clients = make_clients(self, state, X, y, cast)
+        saved = SavedTraining(state, store)
         federation = Federation(
             state,
             clients,
@@ -387,12 +401,13 @@ class FederatedClassifier(FederatedModel):
             self.engine, clients, n_jobs=self.n_jobs, chunk_clients=self.chunk_clients
         )
         with closing(engine) as federation.engine:
-            self._do_rounds(federation, n_rounds)
+            self._do_rounds(federation, saved, n_rounds)
         return self
 
-    def _do_rounds(self, federation, n_rounds):
+    def _do_rounds(self, federation, saved, n_rounds):
         state = self._state
-        for _ in tqdm(range(n_rounds), disable=not self.verbose, leave=False):
+        rounds = range(saved.n_done, 0 if saved.is_over else n_rounds)
+        for i in tqdm(rounds, disable=not self.verbose, leave=False):
             try:
                 federation.run_round()
             except NotFiniteError as error:
@@ -406,8 +421,11 @@ class FederatedClassifier(FederatedModel):
             if self.snapshot_every and state.round % self.snapshot_every == 0:
                 state.snapshots.append((state.round, state.weights))
             self._publish()
-            done = [callback(self) for callback in self.callbacks or ()]
-            if any(done):
+            answers = [callback(self) for callback in self.callbacks or ()]  # of all
+            saved.is_over = any(answers)
+            # what can't be kept shows in the first round
+            saved.save(now=saved.is_over or i in (0, n_rounds - 1))
+            if saved.is_over:
                 return
 
     def _publish(self):

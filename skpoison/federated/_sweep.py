@@ -133,7 +133,7 @@ def robustness_sweep(
         model = clone(estimator).set_params(**params, random_state=seed)
         runs.append(({**columns, **more, "seed": seed}, model))
     data = (X, y, X_test, y_test, client_id)
-    store = Store(checkpoint, (runs, every, data))
+    store = Store(checkpoint, (runs, every, data), "sweep")
     found = [store.get(f"run-{i}") for i in range(len(runs))]
     failed: dict = {}
     missing = [i for i, curve in enumerate(found) if curve is None]

@@ -39,6 +39,8 @@ def wilson_interval(n_successes, n_trials, *, confidence=0.95):
     0.000 0.161
     """
     check_number("confidence", confidence, low=0.0, high=1.0, strict=True)
+    if confidence == 1:
+        raise ValueError("confidence must be below 1: no interval of trials is certain")
     wins, n = np.asarray(n_successes, dtype=float), np.asarray(n_trials, dtype=float)
     if (wins < 0).any() or (wins > n).any():
         raise ValueError(

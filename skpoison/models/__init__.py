@@ -10,6 +10,7 @@ from skpoison.models._modules import (
     LinearModel,
     Normalized,
 )
+from skpoison.models._processes import SplitBatches
 from skpoison.models._recipes import training_recipe
 from skpoison.models._resnets import ResNet18, ResNet20
 from skpoison.models._sklearn_modules import as_module
@@ -24,6 +25,7 @@ __all__ = [
     "ResNet18",
     "ResNet20",
     "ShiftFlip",
+    "SplitBatches",
     "TorchClassifier",
     "TorchRegressor",
     "as_module",

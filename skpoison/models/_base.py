@@ -379,6 +379,8 @@ class TorchEstimator(BaseEstimator):
 
     def _keep_net(self, net):
         """Make a trained net this estimator's."""
+        # threads may share it, and none of them is to change its mode
+        net.module_.eval()
         self.net_ = net
         self.n_iter_ = len(net.history)
         batches = net.history[-1]["batches"] if net.history else []

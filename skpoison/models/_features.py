@@ -6,7 +6,10 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from skpoison.models._base import TorchEstimator
+from skpoison.models._net import batch_cuts
 from skpoison.utils import local_torch_seed
+
+_PART_VALUES = 2**21  # of X that are prepared for the network at a time
 
 
 def last_linear(module):
@@ -49,6 +52,21 @@ def check_network(estimator):
             "estimator must be a TorchClassifier, a TorchRegressor or a pipeline that "
             f"ends in one, got {estimator!r}"
         )
+
+
+def _parts(X, network):
+    """Iterate over rows of X that are prepared at a time, whole batches of them.
+
+    An array on disk, or of pixels, would come into memory as a whole otherwise.
+    """
+    if not isinstance(X, np.ndarray) or X.size <= _PART_VALUES:
+        yield X
+        return
+    batch = network.net_.prediction_rows(network._module_shape())
+    n_batches = max(1, _PART_VALUES * len(X) // X.size // batch)
+    cuts = batch_cuts(len(X), n_batches * batch)
+    for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+        yield X[start:stop]
 
 
 def extract_features(estimator, X, layer=None):
@@ -111,12 +129,13 @@ def extract_features(estimator, X, layer=None):
             raise ValueError(f"layer {name!r} returns no tensor, but {type(value)}")
         found.append(value.detach().flatten(1).float().cpu().numpy())
 
-    X = network._module_input(before(X))
-    hook = modules[name].register_forward_hook(keep)
+    hook, n_rows = modules[name].register_forward_hook(keep), 0
     try:
         # a module may draw even when it predicts, and so may the caller's loader
         with local_torch_seed(0, network.net_.device):
-            n_rows = len(network.net_.predict_proba(X))
+            for part in _parts(X, network):
+                part = network._module_input(before(part))
+                n_rows += len(network.net_.predict_proba(part))
     finally:
         hook.remove()
     if sum(map(len, found)) != n_rows:

@@ -1,6 +1,7 @@
 """The only contact with skorch: nets, their batches, and the hook of defenses."""
 
 import inspect
+import math
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -147,6 +148,8 @@ class TrainingNet(NeuralNet):
     hook_: Any = None
     context_: Any = None
     generator_: Any = None
+    share_: Any = None  # of the batches, where several processes train
+    shares_batches = True
     n_outputs_ = 1
 
     def initialize_module(self):
@@ -166,6 +169,7 @@ class TrainingNet(NeuralNet):
 
     def finish(self):
         self.augment_ = self.hook_ = self.context_ = self.generator_ = None
+        self.share_ = None
 
     @contextmanager
     def training(self, X, y):
@@ -215,11 +219,17 @@ class TrainingNet(NeuralNet):
             if not _in_memory(dataset):  # the user's own, from a predefined split
                 return DataLoader(dataset, **kwargs)
             kwargs["device"] = self.device
-            if not training and f"{prefix}__batch_size" not in self.__dict__:
-                values = max(1, int(np.prod(np.shape(dataset[0][0]))))
-                room = _PREDICT_VALUES.get(torch.device(self.device).type, 2**17)
-                kwargs["batch_size"] = max(self.batch_size, min(4096, room // values))
+            if not training:
+                kwargs["batch_size"] = self.prediction_rows(np.shape(dataset[0][0]))
         return iterator(dataset, **kwargs)
+
+    def prediction_rows(self, shape):
+        """Return the rows in a batch of prediction, for samples of a shape."""
+        own = vars(self).get("iterator_valid__batch_size")
+        if own is not None:
+            return own
+        room = _PREDICT_VALUES.get(torch.device(self.device).type, 2**17)
+        return max(self.batch_size, min(4096, room // max(1, math.prod(shape))))
 
     def targets(self, y):
         """Return the targets that a hook sees."""
@@ -239,11 +249,15 @@ class TrainingNet(NeuralNet):
         if not self.module_.training:
             self._set_training(True)
         X, y = unpack_data(batch)
+        if self.share_ is not None:
+            X, y = self.share_.take(X, y)
         X, y = self.alter(to_tensor(X, self.device), to_tensor(y, self.device))
         loss_function: Any = getattr(self.hook_, "loss", self.get_loss)
         out = self.infer(X, **fit_params)
         loss = loss_function(out, y)
         loss.backward()
+        if self.share_ is not None:
+            loss = self.share_.combine(self, loss)
         return {"loss": loss, "y_pred": out}
 
     def infer(self, x, **fit_params):

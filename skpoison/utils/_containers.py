@@ -201,7 +201,8 @@ def like(values, template):
         import polars as pl
 
         if is_frame(template):
-            return pl.DataFrame(values, schema=template.columns)
+            # as many rows as columns: polars would guess which are which
+            return pl.DataFrame(values, schema=template.columns, orient="row")
         return pl.Series(template.name, values.tolist(), dtype=template.dtype)
     if is_frame(template):
         import pandas as pd

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 
-_BLOCK = 4096
+_BLOCK, _BLOCK_BYTES = 4096, 2**23  # rows that are copied at a time, at most
 
 
 def row_keys(X, dtype=np.float32):
@@ -28,6 +28,11 @@ def row_keys(X, dtype=np.float32):
     keys : ndarray of shape (n_samples,), dtype <U32
         128-bit BLAKE2b digests in hexadecimal.
 
+    Notes
+    -----
+    Besides X and the keys, 128 bytes a row, memory holds about 20 MB at any time, so
+    that X can be a ``numpy.memmap`` of any size.
+
     Examples
     --------
     >>> import numpy as np
@@ -41,12 +46,14 @@ def row_keys(X, dtype=np.float32):
     """
     X = np.asarray(X)
     keys = np.empty(len(X), dtype="<U32")
-    for start in range(0, len(X), _BLOCK):  # bounded memory, also for a memmap
-        block = X[start : start + _BLOCK]
+    row_bytes = int(np.prod(X.shape[1:])) * np.dtype(dtype).itemsize
+    step = max(1, min(_BLOCK, _BLOCK_BYTES // max(1, row_bytes)))
+    for start in range(0, len(X), step):  # bounded memory, also for a memmap
+        block = X[start : start + step]
         with np.errstate(over="ignore"):
             rows = np.asarray(block, dtype=dtype, order="C").reshape(len(block), -1)
         rows = rows + rows.dtype.type(0)  # a copy in which -0.0 is 0.0
-        keys[start : start + _BLOCK] = [
+        keys[start : start + step] = [
             hashlib.blake2b(row, digest_size=16).hexdigest()
             for row in rows.view(np.uint8)
         ]

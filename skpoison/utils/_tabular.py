@@ -39,10 +39,13 @@ def make_table_encoder(X):
     """
     # centring would fill a sparse matrix up, and a frame with sparse columns
     scaler = StandardScaler(with_mean=not _has_sparse(X))
-    numeric = make_pipeline(SimpleImputer(strategy="median"), scaler)
+    # a column may be empty in one fold only
+    numeric = make_pipeline(
+        SimpleImputer(strategy="median", keep_empty_features=True), scaler
+    )
     categorical = make_pipeline(
         FunctionTransformer(_as_text, feature_names_out="one-to-one"),
-        SimpleImputer(strategy="most_frequent"),
+        SimpleImputer(strategy="most_frequent", keep_empty_features=True),
         OneHotEncoder(
             handle_unknown="infrequent_if_exist", max_categories=30, sparse_output=False
         ),

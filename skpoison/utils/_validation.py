@@ -190,17 +190,19 @@ def check_bounds(bounds, X):
             return np.zeros((), dtype), np.full((), np.iinfo(X.dtype).max, dtype)
         return np.full((), -np.inf, dtype), np.full((), np.inf, dtype)
     low, high = bounds_pair(bounds, X.shape[1:], dtype)
-    if (X < low).any() or (X > high).any():
+    # a mask would be as large as X; NaN lies inside
+    least, most = np.fmin.reduce(X, axis=0), np.fmax.reduce(X, axis=0)
+    if (least < low).any() or (most > high).any():
         # a scaler's largest value is 1 only up to rounding: the box takes it in
         ulp = 8 * np.finfo(dtype).eps
         floor = low - ulp * np.maximum(1, abs(low))
         ceiling = high + ulp * np.maximum(1, abs(high))
-        if (X < floor).any() or (X > ceiling).any():
+        if (least < floor).any() or (most > ceiling).any():
             raise ValueError(
                 f"X lies outside bounds={bounds!r}: its values span "
-                f"[{X.min():g}, {X.max():g}]"
+                f"[{least.min():g}, {most.max():g}]"
             )
-        low, high = np.minimum(low, X.min(axis=0)), np.maximum(high, X.max(axis=0))
+        low, high = np.minimum(low, least), np.maximum(high, most)
     return low, high
 
 

@@ -18,6 +18,7 @@ from skpoison.audit._cli import cli  # noqa: E402
 
 NAIVE_BAYES, RIDGE = "sklearn.naive_bayes.GaussianNB", "sklearn.linear_model.Ridge"
 FAST = ["--cv", "2", "--budgets", "0,0.1", "--attacks", "random-flips,backdoor"]
+CHEAP = [*FAST, "--defenses", ""]
 
 
 @pytest.fixture
@@ -44,17 +45,30 @@ def _write(frame, path):
     return path
 
 
-@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.tsv", "t.parquet"])
-def test_audit_of_a_raw_table(table, tmp_path, name):
-    if name.endswith("parquet"):
-        pytest.importorskip("pyarrow")
-    path = _write(table, tmp_path / name)
+def test_audit_of_a_raw_table(table, tmp_path):
+    path = _write(table, tmp_path / "t.csv")
     page = tmp_path / "r.html"
-    found = _run("audit", path, "--target", "wine", *FAST, "--report", page)
+    found = _run(
+        "audit", path, "--target", "wine", *FAST, "--defenses", "label-filter",
+        "--report", page,
+    )  # fmt: skip
     assert found.exit_code == 0, found.stderr
     assert "178 rows, 3 classes" in found.stdout and "label-filter" in found.stdout
     assert "estimator: " in found.stdout and page.read_text().startswith("<!DOCTYPE")
     assert "fits to go" in found.stderr
+
+
+@pytest.mark.parametrize("name", ["t.csv.gz", "t.tsv", "t.parquet"])
+def test_other_formats_hold_the_same_table(table, tmp_path, name):
+    from skpoison.audit._ingest import read_table
+
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+        table = table.drop(columns="picked")  # which a text file holds as text
+    X, y = read_table(_write(table, tmp_path / name), "wine")
+    expected, labels = read_table(_write(table, tmp_path / "t.csv"), "wine")
+    pd.testing.assert_frame_equal(X, expected, check_dtype=False)
+    np.testing.assert_array_equal(y, labels)
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
@@ -74,7 +88,7 @@ def test_dates_are_seconds_whatever_their_unit(tmp_path, unit):
 def test_quiet_and_jobs_give_the_same_output(table, tmp_path):
     path = _write(table, tmp_path / "t.csv")
     one, two = (
-        _run("audit", path, "--target", "wine", *FAST, "--quiet", "--jobs", n)
+        _run("audit", path, "--target", "wine", *CHEAP, "--quiet", "--jobs", n)
         for n in (1, 2)
     )
     assert one.stdout == two.stdout != "" and one.stderr == two.stderr == ""
@@ -117,6 +131,8 @@ def test_estimator_by_dotted_path_and_file(table, tmp_path):
         (["--jobs", "0"], "n_jobs must not be 0"),
         (["--report", "/"], "can't be written"),
         (["--report", "/nowhere/r.html"], "does not exist"),
+        (["--json", "/nowhere/r.json"], "--json: the folder of /nowhere/r.json does"),
+        (["--json", "/"], "--json: / can't be written"),
         (["--checkpoint", __file__], "is a file, not a folder"),
         (["--cv", "1"], "cv must be >= 2"),
         (["--cv", "50"], "fewer than cv=50 folds"),
@@ -167,7 +183,8 @@ def test_audit_of_a_table_with_numbers_to_predict(prices, tmp_path):
     frame.loc[::10, "f1"] = np.nan
     path, page = _write(frame, tmp_path / "t.csv"), tmp_path / "r.html"
     common = ["--target", "price", "--cv", "2", "--budgets", "0,0.1"]
-    found = _run("audit", path, *common, "--defenses", "")  # which refit often
+    attacks = "flipped-rows,statp-rows,regression-rows"
+    found = _run("audit", path, *common, "--defenses", "", "--attacks", attacks)
     assert found.exit_code == 0, found.stderr
     assert "150 rows, target from 37 to 341; damage in R² lost" in found.stdout
     for word in ("ridge", "boosting", "flipped-rows", "statp-rows", "regression-rows"):
@@ -180,6 +197,28 @@ def test_audit_of_a_table_with_numbers_to_predict(prices, tmp_path):
     assert "trim" in loud.stdout and "R² lost" in page.read_text(encoding="utf-8")
     found = _run("audit", path, *common, "--task", "classification")
     assert found.exit_code == 2 and "fewer than cv=2 folds" in found.stderr
+
+
+def test_compare_ranks_and_saves(table, tmp_path):
+    from skpoison.audit import AuditReport
+
+    path = _write(table[["alcohol", "acid", "wine"]], tmp_path / "t.csv")
+    page, saved = tmp_path / "r.html", tmp_path / "r.json"
+    found = _run(
+        "compare", path, "--target", "wine", "--cv", "2", "--budgets", "0.2",
+        "--attacks", "random-flips", "--defenses", "sanitizer", "--estimator",
+        NAIVE_BAYES, "--quiet", "--report", page, "--json", saved,
+    )  # fmt: skip
+    assert found.exit_code == 0 and found.stderr == ""
+    head, first, second, *_ = found.stdout.splitlines()
+    assert head.split()[:3] == ["rank", "defense", "price"] and head.endswith("time")
+    assert {first.split()[1], second.split()[1]} == {"none", "sanitizer"}
+    ranking = AuditReport.from_json(saved).ranking()
+    for _, row in ranking.iterrows():
+        assert f"{row['rank']}. {row['defense']}: {row['reason']}." in found.stdout
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE")
+    found = _run("compare", path, "--target", "vine")
+    assert found.exit_code == 2 and found.stderr.count("\n") == 1
 
 
 def test_regressors_by_dotted_path_and_file(prices, tmp_path):
@@ -277,7 +316,7 @@ def test_untrusted_types_are_named_and_can_be_trusted(table, tmp_path):
     found = _run(*common)
     assert found.exit_code == 2 and unknown[0] in found.stderr
     trust = [word for name in unknown for word in ("--trust", name)]
-    assert _run(*common, *trust).exit_code == 0
+    assert _run(*common, *trust, "--defenses", "").exit_code == 0
 
 
 @pytest.mark.parametrize(

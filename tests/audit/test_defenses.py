@@ -22,7 +22,8 @@ DIGITS, LABELS = load_digits(n_class=3, return_X_y=True)
 IMAGES = (DIGITS[:160] / 16).astype("float32").reshape(-1, 1, 8, 8)
 CANCER, ILL = load_breast_cancer(return_X_y=True)
 NUMBERS, TARGETS = load_diabetes(return_X_y=True)
-SLOW = {"adversarial-poisons"}  # crafts in each step, see its own tests
+# craft in each step, see their own tests
+SLOW = {"adversarial-poisons", "adversarial-training"}
 
 VICTIMS = {
     "a network on images": (

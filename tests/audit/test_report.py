@@ -34,9 +34,14 @@ def test_page_is_self_contained(report, tmp_path):
     path = tmp_path / "r.html"
     report.to_html(path)
     text = path.read_text(encoding="utf-8")
-    assert text.count("<svg") == 2 and "<script" not in text
+    assert "<script" not in text
+    # a chart an attack for damage and for the clean score, both readable as text
+    assert text.count('role="img" aria-label="') == 4
+    assert "by budget 0, 0.1: none 0, " in text
     links = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", text)
     assert all(link.startswith(("#", "data:")) for link in links)
+    anchors = set(re.findall(r' id="([^"]*)"', text))
+    assert {link[1:] for link in links if link.startswith("#")} <= anchors
     assert not re.search(r"url\((?!#)", text)
     assert "&lt;nb&gt; &amp; co" in text and "<nb>" not in text
     for needed in (
@@ -49,6 +54,8 @@ def test_page_is_self_contained(report, tmp_path):
         report.recommendation.split(": ", 1)[1][:30],
     ):
         assert needed in text
+    # nothing was found: no empty sections
+    assert ">Certificates<" not in text and ">Privacy bills<" not in text
     assert [p.name for p in tmp_path.iterdir()] == ["r.html"]
 
 
@@ -75,7 +82,7 @@ def test_same_numbers_draw_the_same_bytes(report, tmp_path):
 def test_several_reports_in_one_page(report, tmp_path):
     write_html([report, report], tmp_path / "r.html", title="two")
     text = (tmp_path / "r.html").read_text(encoding="utf-8")
-    assert text.count("<section>") == 2 and "<title>two</title>" in text
+    assert text.count("<section ") == 2 and "<title>two</title>" in text
 
 
 def test_missing_folder_is_named(report, tmp_path):
@@ -101,6 +108,18 @@ def test_plot_and_repr(report):
     figure = report.plot()
     assert len(figure.axes) == 2 and figure.axes[0].get_xlabel() == "budget"
     assert "wine & dine" in repr(report)
+    scores = report.plot(value="clean_score").axes[1].lines[0].get_ydata()
+    bare = report.summary().query("attack == 'backdoor' and defense == 'none'")
+    assert list(scores) == list(bare["clean_score"])
+    shown = report.heat_map(0.1, figsize=(4, 3)).axes[0]
+    assert [t.get_text() for t in shown.get_yticklabels()] == [
+        "random-flips",
+        "backdoor",
+    ]
+    with pytest.raises(ValueError, match="one of those audited, .0, 0.1., got 0.3"):
+        report.heat_map(0.3)
+    with pytest.raises(ValueError, match="value must be 'damage' or"):
+        report.plot(value="score")
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
@@ -127,9 +146,11 @@ def test_page_in_a_real_browser(report, tmp_path):
         <pre id="out"></pre><script>
         document.getElementById("f").onload = () => {{
           const d = document.getElementById("f").contentDocument;
+          d.querySelectorAll("details").forEach(x => x.open = true);
           const drawn = [...d.querySelectorAll("svg")].map(
             s => s.getBoundingClientRect()).filter(r => r.width > 100 && r.height > 80);
-          const rows = [...d.querySelectorAll("details tbody tr")].filter(
+          const rows = [...d.querySelectorAll(
+            "#r1-settings ~ details tbody tr")].filter(
             r => r.getBoundingClientRect().height > 5);
           document.getElementById("out").textContent =
             "plots=" + drawn.length + " rows=" + rows.length + " title=" + d.title;
@@ -149,6 +170,6 @@ def test_page_in_a_real_browser(report, tmp_path):
         timeout=120,
     )
     n_rows = len(report.summary())
-    assert f"plots=2 rows={n_rows} title=skpoison audit" in out.stdout, out.stderr[
+    assert f"plots=4 rows={n_rows} title=skpoison audit" in out.stdout, out.stderr[
         -900:
     ]

@@ -118,6 +118,7 @@ class TestTraining:
             free.fit(X, Y).weights_, clone(free).fit(X, Y).weights_
         )
 
+    @pytest.mark.slow
     def test_global_streams_are_left_alone(self):
         state = np.random.get_state()[1].copy()  # noqa: NPY002
         state_torch, state_python = torch.get_rng_state(), random.getstate()
@@ -126,6 +127,7 @@ class TestTraining:
         assert torch.equal(state_torch, torch.get_rng_state())
         assert state_python == random.getstate()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "params",
         [
@@ -207,6 +209,7 @@ class TestTraining:
         clf.set_params(aggregator=Krum(), attack=Push(10.0)).fit(X, Y)
         assert (clf.history_["n_byzantine_selected"] == 0).all()
 
+    @pytest.mark.slow
     def test_the_default_needs_no_torch(self):
         code = (
             "import sys; from skpoison.federated import FederatedClassifier, Krum;"
@@ -799,6 +802,7 @@ class TestModels:
             wanted = 0.1 * linear(torch.tensor(X_TEST)).mean(dim=0)
         np.testing.assert_allclose(norm.running_mean, wanted, atol=1e-6)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("n_classes", [2, 10])
     def test_hinge_loss_has_no_probabilities(self, n_classes):
         some = n_classes > Y
@@ -808,6 +812,7 @@ class TestModels:
         scores = clf.decision_function(X)
         assert scores.ndim == (1 if n_classes == 2 else 2)
 
+    @pytest.mark.slow
     def test_log_loss_has_its_own(self):
         log = SGDClassifier(loss="log_loss", alpha=0.01)
         clf = classifier(log, n_rounds=30).fit(X, Y)

@@ -787,6 +787,7 @@ def listening(processes):
     return addresses
 
 
+@pytest.mark.slow
 def test_simulation_trains_as_the_loop_does(simulated):
     flower, loop = simulated.flower, simulated.loop
     np.testing.assert_array_equal(flower.weights_, loop.weights_)
@@ -807,6 +808,7 @@ def test_simulation_listens_on_loopback_only(simulated):
     assert set(simulated.ports) <= set(loopback)
 
 
+@pytest.mark.slow
 def test_simulation_that_fails_says_so():
     if find_spec("ray") is None:
         pytest.skip("needs ray")
@@ -902,7 +904,7 @@ def kill(process):
     process.wait()
 
 
-@pytest.mark.slow  # a minute, most of it until the network gives a node up
+@pytest.mark.long  # a minute, most of it until the network gives a node up
 @pytest.mark.skipif(os.name != "posix", reason="kills process groups")
 def test_killed_nodes(start, tmp_path):
     port = free_port()

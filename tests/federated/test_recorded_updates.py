@@ -148,6 +148,7 @@ class TestTheRecipeRepeatsTheUpdate:
         assert_repeats(clf.observed_update(1, 5), data=X[60:], labels=LABELS[60:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model, params",
     [

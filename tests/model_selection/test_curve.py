@@ -124,19 +124,3 @@ def _assert_equal(a, b):
 @pytest.mark.slow
 def test_two_workers_give_the_same_table(serial):
     _assert_equal(_search(2), serial)
-
-
-@pytest.mark.slow
-def test_dask_cluster_gives_the_same_table(serial):
-    distributed = pytest.importorskip("distributed")
-    import joblib
-
-    with (
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
-        ) as cluster,
-        distributed.Client(cluster),
-        joblib.parallel_config(backend="dask"),
-    ):
-        found = _search(2)
-    _assert_equal(found, serial)

@@ -154,6 +154,7 @@ def serve():
     folder, n_clients, n_jobs = pickle.load(requests)
     try:
         _simulate(folder, n_clients, n_jobs, requests, answers)
+        shutil.rmtree(folder, ignore_errors=True)  # the asker may have been killed
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
@@ -190,11 +191,14 @@ def _server_app(n_clients, requests, answers):
         while True:
             try:
                 round, weights, numbers = pickle.load(requests)
-            except EOFError:
+            except (EOFError, pickle.UnpicklingError):  # half of one: asker was killed
                 return
             found = _ask(grid, dict(zip(numbers, nodes, strict=False)), round, weights)
-            pickle.dump(found, answers)
-            answers.flush()
+            try:
+                pickle.dump(found, answers)
+                answers.flush()
+            except BrokenPipeError:
+                return
 
     return app
 
