@@ -223,6 +223,8 @@ def _checked_attack(attack, eps, random_state):
             "arrive one by one need method='alignment' with online=True, 'error_max', "
             "'class_target' or 'random'"
         )
+    # `fit` asks for it when the folder is there already
+    check_number("max_iter", attack.max_iter, low=1, integer=True)
     for one in _factories(attack.surrogate):
         if isinstance(one, Pipeline) or _is_skorch(one):
             raise TypeError(

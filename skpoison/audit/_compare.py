@@ -54,7 +54,7 @@ def compare_defenses(
     ... )
     >>> table[["rank", "defense", "worst_damage", "verdict"]].round(3)
        rank       defense  worst_damage  verdict
-    0     1  label-filter         0.051      use
+    0     1  label-filter         0.051  unclear
     1     2          none         0.084     bare
     2     3     sanitizer         0.090  no gain
     """
@@ -109,8 +109,8 @@ def defend(estimator, defense):
     if defense not in known:
         others = [n for n, e in known.items() if task in e.tasks and not e.clients]
         raise ValueError(
-            f"defense: {defense!r} is not known; there are none, "
-            f"{', '.join(sorted(others))}"
+            f"defense: {defense!r} is not known; there are "
+            f"{', '.join(sorted(others))}; 'none' is the bare estimator"
         )
     entry = known[defense]
     if entry.clients:

@@ -313,6 +313,7 @@ def _quick(context):
     return GradientMatchingAttack(surrogate="victim", max_iter=8, n_restarts=1)
 
 
+@pytest.mark.slow
 def test_networks_are_attacked_through_their_defenses(quick_matching):
     found = audit(
         NETWORK,

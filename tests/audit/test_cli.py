@@ -45,6 +45,7 @@ def _write(frame, path):
     return path
 
 
+@pytest.mark.slow
 def test_audit_of_a_raw_table(table, tmp_path):
     path = _write(table, tmp_path / "t.csv")
     page = tmp_path / "r.html"
@@ -178,6 +179,7 @@ def prices(tmp_path):
     return frame
 
 
+@pytest.mark.long
 def test_audit_of_a_table_with_numbers_to_predict(prices, tmp_path):
     frame = prices.assign(kind=np.where(prices["f0"] > 0, "old", "young"))
     frame.loc[::10, "f1"] = np.nan
@@ -221,6 +223,7 @@ def test_compare_ranks_and_saves(table, tmp_path):
     assert found.exit_code == 2 and found.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_regressors_by_dotted_path_and_file(prices, tmp_path):
     io = pytest.importorskip("skops.io")
     model = tmp_path / "m.skops"
@@ -335,6 +338,7 @@ def test_lists(kind, name):
         assert "; classification, regression]" in found.stdout
 
 
+@pytest.mark.slow
 def test_as_a_module():
     out = subprocess.run(
         [sys.executable, "-m", "skpoison", "--version"], capture_output=True, text=True

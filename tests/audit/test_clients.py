@@ -85,6 +85,7 @@ def test_a_budget_of_no_client_is_told():
         run(FederatedClassifier(n_rounds=1), budgets=(0.01, 0.2))
 
 
+@pytest.mark.slow
 def test_plain_models_and_pipelines_are_trained_by_the_clients():
     model = federated(make_pipeline(StandardScaler(), SGDClassifier()))
     assert isinstance(model[-1], FederatedClassifier)
@@ -105,6 +106,7 @@ def test_entries_apply_to_clients_or_to_rows_never_to_both(registry):
         assert not (registry.applies(entry, clients) and registry.applies(entry, rows))
 
 
+@pytest.mark.slow
 def test_every_registered_attack_runs():
     names = [n for n, e in ATTACKS.entries.items() if e.clients]
     short = FederatedClassifier(n_rounds=6, lr=0.3)
@@ -114,6 +116,7 @@ def test_every_registered_attack_runs():
     assert not report.meta["notes"]
 
 
+@pytest.mark.slow
 def test_every_registered_defense_runs_and_helps():
     names = [n for n, e in DEFENSES.entries.items() if e.clients]
     found = damages(run(defenses=names))
@@ -164,6 +167,7 @@ def test_entries_for_clients_do_not_apply_without_owners():
         audit(VICTIM, X, Y, attacks=["directed-trim"], verbose=0)
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path):
     pytest.importorskip("pandas")
     frame = load_breast_cancer(as_frame=True).frame

@@ -66,6 +66,7 @@ def report():
     return audit(NETWORK, IMAGES, Y, attacks=AUTOMATIC + ON_REQUEST, **FAST)
 
 
+@pytest.mark.slow
 def test_every_entry_poisons_and_is_scored(report):
     table = report.table
     assert table["attack"].nunique() == 12 and len(table) == 12 * 2 * 2
@@ -169,6 +170,7 @@ class Recording(WatermarkAttack):
         return super()._fit(X, y)
 
 
+@pytest.mark.slow
 def test_targets_are_held_out_and_the_same_for_all():
     CALLS.clear()
     found = audit(
@@ -335,6 +337,7 @@ def test_a_pipeline_without_gradient_has_a_stand_in():
     assert found.table["n_poisoned"].max() == 6
 
 
+@pytest.mark.slow
 def test_resumed_audit_equals_an_unbroken_one(tmp_path):
     arguments = {**FAST, "attacks": ["watermark", "bullseye-polytope"], "cv": 3}
     whole = audit(NETWORK, IMAGES, Y, **arguments)

@@ -53,6 +53,7 @@ VICTIMS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("victim", VICTIMS)
 def test_every_defense_that_applies(victim):
     estimator, X, y, attack = VICTIMS[victim]

@@ -62,6 +62,7 @@ def report(arguments):
     return audit(**arguments)
 
 
+@pytest.mark.slow
 def test_findings_are_plain(report):
     assert json.loads(json.dumps(report.findings)) == report.findings
     assert set(report.findings) == {
@@ -141,6 +142,7 @@ def test_crafting_is_paid_for_once():
     assert (seconds["fit_seconds"] > 0).all()
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_audits_find_the_same(report, arguments, tmp_path):
     first = audit(**arguments, checkpoint=tmp_path)
     assert first.findings == report.findings

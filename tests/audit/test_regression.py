@@ -114,6 +114,7 @@ def report():
     )
 
 
+@pytest.mark.slow
 def test_table_is_tidy_and_complete(report):
     table = report.table
     keys = ["estimator", "attack", "defense", "budget", "fold", "trial"]
@@ -173,6 +174,7 @@ def test_damage_ends_at_one_and_ruins_are_not_ranked():
     assert "None of the defenses" in found.recommendation
 
 
+@pytest.mark.slow
 def test_numbers_equal_a_loop_by_hand():
     """Folds, poison and victims can be rebuilt from the seeds that are stated."""
     folds = KFold(3, shuffle=True, random_state=7)
@@ -422,6 +424,7 @@ def test_the_attacker_does_not_know_what_the_victim_draws():
     assert {e.random_state for e in CRAFTED} == {3}
 
 
+@pytest.mark.slow
 def test_workers_and_resuming_do_not_change_the_result(tmp_path):
     victims = {"ridge": VICTIM, "forest": RandomForestRegressor(5)}
     attacks = {"far": FarTargets(), "fitted": Picky()}
@@ -482,6 +485,7 @@ CANCER = load_breast_cancer(return_X_y=True)
 LOGISTIC = make_pipeline(StandardScaler(), LogisticRegression())
 
 
+@pytest.mark.slow
 def test_auto_on_numbers():
     found = audit(VICTIM, X, Y, **FAST)
     assert list(found.meta["attacks"]) == [
@@ -508,6 +512,7 @@ def test_auto_on_numbers():
     assert not any("No gradient" in threat for threat in threats.values())
 
 
+@pytest.mark.long
 def test_auto_on_a_table_and_a_victim_without_gradient():
     from skpoison.audit._ingest import default_estimators
 
@@ -540,6 +545,7 @@ def test_no_attack_on_sparse_rows():
         audit(Ridge(), sparse.csr_matrix(X), Y, **FAST)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "attack, model, data",
     [
@@ -575,6 +581,7 @@ def test_numbers_equal_those_of_a_poisoned_estimator(attack, model, data):
         )
 
 
+@pytest.mark.slow
 def test_chosen_rows_and_flips_beat_random_flips():
     attacks = ["random-flips", "added-rows", "influence-flips", "influence-edits"]
     arguments = {**FAST, "attacks": attacks, "defenses": []}
@@ -588,6 +595,7 @@ def test_chosen_rows_and_flips_beat_random_flips():
     assert [name for name in attacks if name in auto] == attacks[:2]
 
 
+@pytest.mark.slow
 def test_a_step_without_derivative_is_no_obstacle():
     """That shows at the first gradient, not where the model is looked at."""
     model = make_pipeline(KBinsDiscretizer(3, subsample=None), LogisticRegression())
@@ -600,6 +608,7 @@ def test_a_step_without_derivative_is_no_obstacle():
     assert found.table["clean_score"].notna().all()
 
 
+@pytest.mark.long
 def test_library_attacks_do_not_depend_on_workers_or_breaks(tmp_path):
     victims = {"ridge": VICTIM, "forest": RandomForestRegressor(5)}
     whole = audit(victims, X, Y, **FAST)

@@ -30,6 +30,7 @@ def report():
     )
 
 
+@pytest.mark.slow
 def test_page_is_self_contained(report, tmp_path):
     path = tmp_path / "r.html"
     report.to_html(path)
@@ -90,6 +91,7 @@ def test_missing_folder_is_named(report, tmp_path):
         report.to_html(tmp_path / "no" / "r.html")
 
 
+@pytest.mark.slow
 def test_interrupted_write_leaves_the_old_page(report, tmp_path, monkeypatch):
     path = tmp_path / "r.html"
     path.write_text("old")
@@ -122,6 +124,7 @@ def test_plot_and_repr(report):
         report.plot(value="score")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
 def test_page_in_a_real_browser(report, tmp_path):
     path = tmp_path / "r.html"

@@ -63,6 +63,7 @@ def test_models_of_the_control_are_attacked_and_none_is_trained_for_it(monkeypat
     assert len(n_fits) == 3
 
 
+@pytest.mark.slow
 def test_advice_on_training_data_stays_what_it_is():
     params = {"defenses": ["label-filter"], "budgets": (0.3,)}
     alone = run(attacks=["adversarial-flips"], **params)
@@ -104,6 +105,7 @@ def test_a_forest_is_attacked_by_transfer_and_the_report_says_so():
     assert report.summary()["damage"].max() > 0.1
 
 
+@pytest.mark.slow
 def test_an_attack_of_ones_own_gets_the_radius_of_the_budget():
     mine = PGD(max_iter=3, eps=123.0)
     report = run(attacks={"mine": mine})

@@ -97,6 +97,7 @@ def _check_runs(name, options, n_runs, heads, capsys):
     assert out.endswith(again[: len(again) // 2]) and '{"run"' not in again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_runs_and_shows(name, papers, capsys):
     _check_runs(name, *RUNS[name], capsys)
@@ -211,7 +212,7 @@ def test_table(papers, capsys):
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_published_settings_can_be_built(papers, monkeypatch):
     # with few rows, epochs and steps: the networks and recipes are those of --full
     def few(name, n_train, n_test, seed):

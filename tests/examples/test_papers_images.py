@@ -57,6 +57,7 @@ def papers(monkeypatch):
         monkeypatch.setitem(found, name, lambda size=size, **kw: fetch(size, **kw))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_a_tiny_run_prints_its_table_and_is_kept(name, papers, tmp_path, capsys):
     out = tmp_path / "kept.jsonl"
@@ -142,7 +143,7 @@ def test_the_published_setting_of_backdoors_runs(papers, tmp_path):
         assert fitted.module_.network.__class__.__name__ == "ResNet18"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", ["release", "adversarial_poisons", "witches_brew", "metapoison"]
 )

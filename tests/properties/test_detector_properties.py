@@ -47,6 +47,7 @@ def _name(detector):
     return f"{type(detector).__name__}-{getattr(detector, 'rule', '')}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("detector", _DETECTORS, ids=_name)
 @given(
     data=tables(n_classes=2),

@@ -193,6 +193,7 @@ def test_tables_are_encoded_as_finite_numbers(numbers, words, index):
     assert len(make_table_encoder(X).fit(X).transform(unseen).shape) == 2
 
 
+@pytest.mark.slow
 @given(
     data=tables(n_classes=2, low=30, high=40),
     budget=st.sampled_from([0, 0.1, 0.3]),

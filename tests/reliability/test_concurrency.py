@@ -163,6 +163,7 @@ SEEDED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", SEEDED, ids=_name)
 def test_threads_that_fit_with_seeds_of_their_own(model, switching):
     seeds = range(4)

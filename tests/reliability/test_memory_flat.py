@@ -116,7 +116,7 @@ def test_what_is_counted_shows_a_leak(tmp_path):
     assert _n_objects()[1] - before[1] == 12
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", WORK)
@@ -129,7 +129,7 @@ def test_a_thousand_repeats_take_no_more_memory_than_some(tmp_path, name):
     assert _resident() - resident < 4 * 2**20
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_audits_take_no_more_memory_than_some():
