@@ -1,6 +1,7 @@
 """What an audit will do, resolved and checked before any work."""
 
 import copy
+import difflib
 import numbers
 import re
 import warnings
@@ -9,7 +10,7 @@ from dataclasses import dataclass, replace
 import joblib
 import numpy as np
 from sklearn.base import clone
-from sklearn.metrics import check_scoring
+from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import KFold, StratifiedKFold, check_cv
 from sklearn.utils import check_consistent_length
 from sklearn.utils.multiclass import check_classification_targets
@@ -207,6 +208,12 @@ def make_plan(
         )
     for entry in chosen_attacks:
         _check_attack(entry, context, next(iter(victims.values())))
+    if isinstance(scoring, str) and scoring not in get_scorer_names():
+        near = difflib.get_close_matches(scoring, get_scorer_names())
+        raise ValueError(
+            f"scoring={scoring!r} is no scorer of scikit-learn; close: "
+            f"{', '.join(near) or 'none'}"
+        )
     if not (scoring is None or isinstance(scoring, str) or callable(scoring)):
         raise ValueError(
             f"scoring must be one scorer, str or callable, got {scoring!r}"

@@ -212,9 +212,9 @@ def _asides(row, unit):
         damage = amount(row["adaptive_damage"], unit)
         parts.append(f"adaptive attacks on it do {damage}")
     if np.isfinite(row["poison_recall"]):
-        text = f"it drops {row['poison_recall']:.0%} of the poisoned rows"
+        text = f"it finds {row['poison_recall']:.0%} of the poisoned rows"
         if np.isfinite(row["poison_precision"]):
-            text += f", and {row['poison_precision']:.0%} of what it drops is poisoned"
+            text += f", and {row['poison_precision']:.0%} of what it finds is poisoned"
         parts.append(text)
     if np.isfinite(row["certified_accuracy"]):
         parts.append(

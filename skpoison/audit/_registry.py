@@ -265,7 +265,8 @@ class _Registry:
                 )
             if not self.applies(self.entries[key], context):
                 raise ValueError(
-                    f"{name}: {key!r} does not apply to a {_kind(context)}"
+                    f"{name}: {key!r} does not apply to a {_kind(context)}; `skpoison "
+                    f"list {name}` says what each is for"
                 )
             chosen.append(self.entries[key])
         return chosen

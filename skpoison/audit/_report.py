@@ -96,19 +96,6 @@ class AuditReport:
         """
         return _tables.summarise(self.table, self.meta)
 
-    def defenses(self):
-        """Compare the defenses of each estimator.
-
-        Returns
-        -------
-        table : pandas.DataFrame
-            `clean_score` without attack, `price` in clean score, `worst_damage` over
-            all attacks on the training data and all budgets, and where it occurs,
-            smallest worst damage first. :meth:`ranking` adds the rule, and what else
-            was found.
-        """
-        return _tables.compare(self.summary(), self.meta)
-
     def ranking(self):
         """Rank the defenses of each estimator by the rule of the recommendation.
 

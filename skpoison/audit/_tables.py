@@ -134,37 +134,6 @@ def summarise(table, meta):
     return summary
 
 
-def compare(summary, meta):
-    """Return one row for each estimator and defense, best first."""
-    pandas = import_pandas()
-    poisons = ~goals_of(summary, meta).isin(AFTER_TRAINING)
-    rows = []
-    for (estimator, defense), part in summary.groupby(
-        ["estimator", "defense"], sort=False
-    ):
-        clean = part.loc[part["budget"] == 0, "clean_score"].iloc[0]
-        at = worst_of(part[(part["budget"] != 0) & poisons[part.index]])
-        rows.append(
-            {
-                "estimator": estimator,
-                "defense": defense,
-                "clean_score": clean,
-                "worst_damage": float("nan") if at is None else at["damage"],
-                "worst_attack": "" if at is None else at["attack"],
-                "worst_budget": float("nan") if at is None else at["budget"],
-            }
-        )
-    table = pandas.DataFrame(rows)
-    bare = table[table["defense"] == "none"].set_index("estimator")["clean_score"]
-    price = table["estimator"].map(bare) - table["clean_score"]
-    table.insert(3, "price", price)
-    parts = [
-        table[table["estimator"] == e].sort_values("worst_damage", kind="stable")
-        for e in meta["estimators"]
-    ]
-    return pandas.concat(parts, ignore_index=True)
-
-
 def worst_of(attacked):
     """Return the setting of most damage; None where one of them has no number."""
     if len(attacked) == 0 or attacked["damage"].isna().any():

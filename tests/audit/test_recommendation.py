@@ -251,7 +251,7 @@ def test_ranking_tells_what_else_was_found():
     assert ranking["relative_seconds"].to_dict() == {"a": 2.5, "b": 0.5, "none": 1.0}
     assert ranking.loc["b", ["poison_recall", "epsilon"]].isna().all()
     reasons = ranking["reason"]
-    assert "drops 50% of the poisoned rows, and 25% of what it" in reasons["a"]
+    assert "finds 50% of the poisoned rows, and 25% of what it" in reasons["a"]
     assert "epsilon inf" in reasons["a"]
     assert "80% of held-out rows are certified at the smallest" in reasons["b"]
     cost = report.cost().set_index("name")
