@@ -14,7 +14,7 @@ SETUP = pyproject.toml setup.cfg constraints.txt
 help:
 	@echo "make demo      audit real data and write report.html"
 	@echo "make test      run the tests"
-	@echo "make test-slow the tests that take more than a second each"
+	@echo "make test-slow the tests that take more than half a second each"
 	@echo "make test-all  all of them"
 	@echo "make test-min  the tests at the minimum versions"
 	@echo "make test-seeds  property, fuzz and kill tests with ten seeds"

@@ -1,5 +1,6 @@
 """One thread, no network, and real data only where it is already on the machine."""
 
+import gc
 import os
 
 # Before numpy and torch start their thread pools.
@@ -21,6 +22,12 @@ else:
 FETCHED = Path(__file__).resolve().parents[1] / ".data"
 if FETCHED.is_dir():
     os.environ.setdefault("SKPOISON_DATA", str(FETCHED))
+
+
+def pytest_collection_finish(session):
+    # What was collected stays: no need to look at it in each garbage collection.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item):

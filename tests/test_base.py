@@ -127,6 +127,7 @@ def test_sklearn_checks(estimator, check):
     check(estimator)
 
 
+@pytest.mark.slow
 @parametrize_with_attack_checks(USERS)
 def test_attack_checks(attack, check):
     check(attack)

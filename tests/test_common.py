@@ -21,7 +21,7 @@ def _expected(estimator):
     return EXPECTED_SKLEARN.get(type(estimator).__name__, {})
 
 
-# of each class one setting, and, in the slow tests, the others
+# of each class one setting, and, in the long tests, the others
 ALL = estimators()
 FIRST = {type(estimator): estimator for estimator in reversed(ALL)}
 OTHERS = [estimator for estimator in ALL if estimator is not FIRST[type(estimator)]]
@@ -33,7 +33,7 @@ def test_sklearn_checks(estimator, check):
     check(estimator)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @parametrize_with_checks(OTHERS, expected_failed_checks=_expected)
 def test_sklearn_checks_of_more_settings(estimator, check):

@@ -104,7 +104,7 @@ def test_strategies(strategy):
     assert attack.objective_ > attack.start_objective_
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_network_loses_more_than_to_flipped_rows():
     torch = pytest.importorskip("torch")
     X, y = load_breast_cancer(return_X_y=True)

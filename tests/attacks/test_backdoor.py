@@ -289,6 +289,7 @@ def test_hardening_starts_at_random_and_takes_the_published_step():
     assert attack.loss_curve_.shape == (1,) and attack.n_iter_ == 1
 
 
+@pytest.mark.slow
 def test_hardening_on_several_surrogates_raises_their_mean_loss():
     X, y = _images()
     surrogate = TorchClassifier(max_epochs=15, device="cpu")

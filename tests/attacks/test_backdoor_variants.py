@@ -76,6 +76,7 @@ def test_blend_keeps_data_frames_and_refuses_what_it_cannot_blend():
         BlendBackdoor(alpha_test=2.0, budget=5).poison(frame, y)
 
 
+@pytest.mark.slow
 def test_blend_bites_and_a_stronger_picture_bites_more():
     clean = TorchClassifier(device="cpu", random_state=0).fit(X, Y)
     faint = BlendBackdoor(alpha=0.1, budget=0.02, random_state=0)
@@ -158,6 +159,7 @@ def test_all_classes_move_to_the_next():
     np.testing.assert_array_equal(always, labels == "dog")
 
 
+@pytest.mark.slow
 def test_all_to_all_bites():
     attack = AllToAllBackdoor(PATCH, budget=0.2, random_state=0)
     data = attack.poison(X, Y)

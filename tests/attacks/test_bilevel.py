@@ -476,6 +476,7 @@ def _encoder():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "victim, init, strategy",
     [

@@ -287,6 +287,7 @@ def test_no_queries_without_a_budget_of_them():
     assert attack.n_queries_ == len(attack.query_curve_) == len(Counting.seen) == 0
 
 
+@pytest.mark.slow
 def test_tables_with_text():
     pd = pytest.importorskip("pandas")
     rng = np.random.RandomState(0)

@@ -272,6 +272,7 @@ def test_bad_parameters(cls, params, error, message):
         cls(TARGETS[:1], 8, **params).fit(X, Y)
 
 
+@pytest.mark.slow
 def test_attack_checks():
     small = TorchClassifier(max_epochs=1, device="cpu")
     check_attack(WatermarkAttack())

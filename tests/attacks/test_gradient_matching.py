@@ -151,6 +151,7 @@ def test_selections_rank_candidates_and_stay_nested(digits, trained):
             assert len(set(nearest) & set(small.poison_indices_)) >= 3
 
 
+@pytest.mark.slow
 def test_many_targets_crafted_together_are_those_crafted_alone(digits):
     X, y, X_test, _ = digits
     attack = GradientMatchingAttack(surrogate=NET, **FAST)

@@ -165,6 +165,7 @@ def test_bad_parameters(net, params, message):
         _attack(net, **params).fit(X, Y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("matching", ["greedy", "hungarian"])
 def test_attack_checks(matching):
     surrogate = TorchClassifier(max_epochs=1, device="cpu")

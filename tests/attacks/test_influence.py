@@ -72,6 +72,7 @@ def test_the_rows_of_the_largest_influence_are_edited(victim):
     np.testing.assert_array_equal(attack.poison_indices_, expected)
 
 
+@pytest.mark.slow
 def test_influence_is_the_effect_of_an_edit():
     X, y = _small(20)
     victim = LogisticRegression(tol=1e-12, max_iter=10_000)
@@ -221,6 +222,7 @@ def test_whole_numbers_stay_whole_inside_the_radius(norm, eps):
         assert attack.n_poisoned_ == 12 and (poisoned != X).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("container", ["pandas", "polars"])
 def test_frames(container):
     module = pytest.importorskip(container)
@@ -281,6 +283,7 @@ def test_images_and_other_types():
 # Targets.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "victim", [LogisticRegression(), SVC(kernel="linear")], ids=repr
 )

@@ -113,6 +113,7 @@ def _small(kind, n_members=2):
     return members, batch, aims, goal, rates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_members", [1, 2])
 @pytest.mark.parametrize("kind", ["plain", "batch norm"])
 def test_unrolled_gradient_equals_finite_differences(kind, n_members):

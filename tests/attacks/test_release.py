@@ -87,7 +87,7 @@ def test_alignment_does_harm_that_noise_does_not(digits, online):
     assert _clean_accuracy(released, digits) < control - 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.dataset("fashion_mnist")
 def test_alignment_on_fashion_mnist():
     from skpoison.datasets import fetch_fashion_mnist
@@ -383,6 +383,7 @@ def test_a_frozen_network_is_left_as_it_was(images):
         assert torch.equal(tensor, before[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "params",
     [{}, {"online": True, "batch_size": 30}, {"method": "error_min", "max_iter": 45}],

@@ -32,7 +32,7 @@ def near_targets():
     return X, y, X_test, y_test, rows, wanted
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_poisons_of_all_classes_beat_watermark_and_noise(near_targets):
     X, y, X_test, y_test, rows, wanted = near_targets
     shared = {

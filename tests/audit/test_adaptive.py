@@ -177,6 +177,7 @@ def report():
     )
 
 
+@pytest.mark.slow
 def test_without_a_defense_and_without_a_way_it_is_the_static_attack(report):
     keys = ["defense", "budget", "fold"]
     static, adaptive = (

@@ -207,7 +207,7 @@ def test_user_seeds_are_kept_and_missing_ones_are_drawn():
     assert not first.table.equals(other.table)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_frames_strings_and_missing_values():
     from skpoison.utils import make_table_encoder
 
@@ -449,6 +449,7 @@ def test_a_budget_of_no_row_is_noted_once():
 # Checkpoints
 
 
+@pytest.mark.slow
 def test_resumed_audit_equals_an_unbroken_one(tmp_path):
     whole = audit(VICTIM, X, Y, **SMALL)
     folder = tmp_path / "state"
@@ -561,6 +562,7 @@ def _scaled(estimator):
     return make_pipeline(StandardScaler(), estimator)
 
 
+@pytest.mark.slow
 def test_registered_entries_join(registries):
     register_attack(AttackEntry("mine", "a test", "knows all", _make_pair))
     register_defense(DefenseEntry("scaling", "a test", _scaled))

@@ -45,7 +45,7 @@ def _write(frame, path):
     return path
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_audit_of_a_raw_table(table, tmp_path):
     path = _write(table, tmp_path / "t.csv")
     page = tmp_path / "r.html"
@@ -86,6 +86,7 @@ def test_dates_are_seconds_whatever_their_unit(tmp_path, unit):
         np.testing.assert_array_equal(X[column], [1577836800, np.nan, 1577923200])
 
 
+@pytest.mark.slow
 def test_quiet_and_jobs_give_the_same_output(table, tmp_path):
     path = _write(table, tmp_path / "t.csv")
     one, two = (

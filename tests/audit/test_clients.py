@@ -55,6 +55,7 @@ def test_a_rule_saves_what_the_mean_loses():
     assert "clients" in report.meta["attacks"]["flip"]["threat_model"]
 
 
+@pytest.mark.slow
 def test_every_rule_is_told_the_largest_budget_even_unattacked(monkeypatch):
     seen = []
     original = FederatedClassifier.fit
@@ -85,7 +86,7 @@ def test_a_budget_of_no_client_is_told():
         run(FederatedClassifier(n_rounds=1), budgets=(0.01, 0.2))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_plain_models_and_pipelines_are_trained_by_the_clients():
     model = federated(make_pipeline(StandardScaler(), SGDClassifier()))
     assert isinstance(model[-1], FederatedClassifier)
@@ -106,7 +107,7 @@ def test_entries_apply_to_clients_or_to_rows_never_to_both(registry):
         assert not (registry.applies(entry, clients) and registry.applies(entry, rows))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_registered_attack_runs():
     names = [n for n, e in ATTACKS.entries.items() if e.clients]
     short = FederatedClassifier(n_rounds=6, lr=0.3)
@@ -116,7 +117,7 @@ def test_every_registered_attack_runs():
     assert not report.meta["notes"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_registered_defense_runs_and_helps():
     names = [n for n, e in DEFENSES.entries.items() if e.clients]
     found = damages(run(defenses=names))
@@ -128,6 +129,7 @@ def test_every_registered_defense_runs_and_helps():
         assert found[name] < found["none"] - 0.2, name
 
 
+@pytest.mark.slow
 def test_checkpoint_resumes_and_knows_its_owners(tmp_path):
     first = run(checkpoint=tmp_path)
     again = run(checkpoint=tmp_path)

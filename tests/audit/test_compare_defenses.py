@@ -106,6 +106,7 @@ def report():
     return copy
 
 
+@pytest.mark.slow
 def test_the_table_is_that_of_the_audit(report):
     table = compare_defenses(GaussianNB(), X, Y, **NAMES, **OPTIONS)
     timed = ["seconds", "relative_seconds"]

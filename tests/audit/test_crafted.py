@@ -66,7 +66,7 @@ def report():
     return audit(NETWORK, IMAGES, Y, attacks=AUTOMATIC + ON_REQUEST, **FAST)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_entry_poisons_and_is_scored(report):
     table = report.table
     assert table["attack"].nunique() == 12 and len(table) == 12 * 2 * 2
@@ -328,6 +328,7 @@ def test_the_attacker_does_not_know_the_seed_of_a_network():
     assert len(CALLS) == 4 and 5 not in CALLS and len(set(CALLS)) == 2
 
 
+@pytest.mark.slow
 def test_a_pipeline_without_gradient_has_a_stand_in():
     victim = make_pipeline(KBinsDiscretizer(3, encode="ordinal", strategy="uniform"))
     victim.steps.append(("network", NETWORK))

@@ -163,6 +163,7 @@ def test_report_speaks_of_regression(report, tmp_path, capsys):
     assert "classes (rows)" not in page and "share of held-out" not in page
 
 
+@pytest.mark.slow
 def test_damage_ends_at_one_and_ruins_are_not_ranked():
     attacks = {"far": FarTargets(factor=50)}
     defenses = {"forest": IsolationForest(random_state=0)}
@@ -376,6 +377,7 @@ def test_registered_for_a_task(registries):
 # Attacks that are crafted against the victim
 
 
+@pytest.mark.slow
 def test_each_victim_gets_its_own_poison_and_its_defenses_share_it():
     CRAFTED.clear()
     victims = {"ridge": Ridge(3.0), "nearest": KNeighborsRegressor(5)}

@@ -76,6 +76,7 @@ def test_advice_on_training_data_stays_what_it_is():
     assert only.startswith("estimator: At test time") and "nan" not in only
 
 
+@pytest.mark.slow
 def test_jobs_and_checkpoints_change_nothing(tmp_path):
     network = TorchClassifier(max_epochs=2, device="cpu")
     images = load_digits(return_X_y=True)
@@ -88,6 +89,7 @@ def test_jobs_and_checkpoints_change_nothing(tmp_path):
     assert first.summary()["damage"].max() > 0
 
 
+@pytest.mark.slow
 def test_uint8_images_move_by_a_share_of_255():
     images, y = load_digits(return_X_y=True)
     pixels = (images[:300] * 15).astype(np.uint8).reshape(-1, 1, 8, 8)
@@ -97,6 +99,7 @@ def test_uint8_images_move_by_a_share_of_255():
     assert damage[0.001] == 0 < damage[0.2]  # less than one of 255 is nothing
 
 
+@pytest.mark.slow
 def test_a_forest_is_attacked_by_transfer_and_the_report_says_so():
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(X, columns=[f"column {i}" for i in range(X.shape[1])])
@@ -106,7 +109,7 @@ def test_a_forest_is_attacked_by_transfer_and_the_report_says_so():
     assert report.summary()["damage"].max() > 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_attack_of_ones_own_gets_the_radius_of_the_budget():
     mine = PGD(max_iter=3, eps=123.0)
     report = run(attacks={"mine": mine})
@@ -147,6 +150,7 @@ def test_updates_of_single_rows_give_them_away():
     assert "gradient-inversion gets back 100.0%" in report.recommendation
 
 
+@pytest.mark.slow
 def test_updates_of_many_rows_of_two_classes_do_not():
     found = leakage(batch_size=10).summary().set_index("budget")
     assert found.loc[0.2, "damage"] == 0

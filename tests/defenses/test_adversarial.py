@@ -57,6 +57,7 @@ def test_learns_tables_and_images(attack, digits):
         assert model.score(rows[1200:], y[1200:]) > 0.75
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_bits(digits):
     X, y = digits
     X, y = X[:200], y[:200]
@@ -83,6 +84,7 @@ def test_pickle_keeps_predictions_and_no_hook(digits):
     assert model.net_.hook_ is None
 
 
+@pytest.mark.slow
 def test_grid_search_over_attack_and_radius(digits):
     X, y = digits
     grid = {"attack": ["gradient_distance", "patch", "watermark"], "eps": [None, 0.1]}
@@ -109,6 +111,7 @@ def test_parameters_reach_the_hook(digits):
     assert model._batch_hook(None).get_params() == params
 
 
+@pytest.mark.slow
 def test_networks_are_trained_one_at_a_time(digits):
     X, y = digits
     X, y = X[:150], y[:150]
@@ -144,6 +147,7 @@ def test_refused_before_training(params, match, digits):
     assert not hasattr(model, "net_")
 
 
+@pytest.mark.slow
 def test_a_box_in_another_unit_is_said(digits):
     X, y = digits
     X, y = X[:200], y[:200]
@@ -160,7 +164,7 @@ def test_a_box_in_another_unit_is_said(digits):
 # ------------------------------------------------------------------------------- effect
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_random_patches_disarm_a_patch_that_was_never_seen(digits):
     """A fixed block, of another place and size than any one drawn in training."""
     X, y = digits

@@ -563,6 +563,7 @@ def test_attacks_adapt_to_victims_that_train_like_this(attack, victims):
     assert found.loss_ < 0.8 * found.loss_curve_[0, 0]
 
 
+@pytest.mark.slow
 def test_attacks_adapt_to_victims_that_train_on_patches(victims):
     adaptation = Adaptation(mix=AdversarialPoison("patch"))
     curve = craft(victims, adaptation, max_iter=60).loss_curve_[0]

@@ -118,6 +118,7 @@ def test_several_at_once_as_one_by_one(kind, name, values, hook):
         np.testing.assert_allclose(one.predict_proba(X), proba, atol=1e-4)
 
 
+@pytest.mark.slow
 @each_kind
 def test_behind_an_attack_and_a_filter(kind, name, values, hook):
     images = X[:300].reshape(-1, 1, 8, 8), Y[:300]

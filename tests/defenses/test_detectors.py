@@ -77,6 +77,7 @@ def test_subclass_contract_and_tags():
         detector.fit(X, None)
 
 
+@pytest.mark.slow
 def test_fitted_attributes_agree(fitted, blobs):
     X, _, noisy = blobs
     n, k = len(X), 3
@@ -160,6 +161,7 @@ def test_wrong_labels_in_one_class_pair():
     assert (detector.proposed_labels_[wrong] == y[wrong]).mean() > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", [load_digits, load_breast_cancer, load_iris])
 def test_few_false_alarms_without_flips(load):
     X, y = load(return_X_y=True)
@@ -261,6 +263,7 @@ def test_bad_parameters(blobs, params, error, match):
 # ------------------------------------------------------------------- kinds of input
 
 
+@pytest.mark.slow
 def test_strings_and_other_labels_give_the_same_answer(fitted, blobs):
     X, _, noisy = blobs
     for names in (np.array(["low", "mid", "top"]), np.array([-5, 0, 7])):
@@ -315,6 +318,7 @@ def test_data_frame_with_categories_and_gaps():
     assert report(numbers, y, noisy).auc > 0.8  # gaps in an array too
 
 
+@pytest.mark.slow
 def test_polars():
     pl = pytest.importorskip("polars")
     X, y = load_iris(return_X_y=True)
@@ -375,6 +379,7 @@ def test_sparse_text_like_data():
     assert found.f1 > 0.85 and found.auc > 0.98
 
 
+@pytest.mark.slow
 def test_own_probabilities_train_nothing():
     X, y = load_digits(return_X_y=True)
     noisy = flip(y, "next", 0.1)

@@ -262,6 +262,7 @@ def test_warns_where_the_bill_is_worthless(blobs):
     assert clf.epsilon_ < 50
 
 
+@pytest.mark.slow
 def test_empty_batches_are_steps(blobs):
     X, y = blobs
     params = {**FAST, "batch_size": 1, "max_epochs": 120}
@@ -342,6 +343,7 @@ def test_opacus_missing_is_said(blobs, monkeypatch):
 # --------------------------------------------------------------------- estimator
 
 
+@pytest.mark.slow
 def test_learns_digits_under_a_small_bill(digits):
     X, y = digits
     clf = DPSGDClassifier(lr=0.01, batch_size=128, device="cpu", random_state=0)

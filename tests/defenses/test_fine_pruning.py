@@ -89,6 +89,7 @@ def hooks(module):
 # ---------------------------------------------------------------------- fine-pruning
 
 
+@pytest.mark.slow
 def test_backdoor_fades_and_accuracy_stays(pruned, backdoor, data):
     attack, net = backdoor
     X, y = data[0][TEST], data[1][TEST]
@@ -244,6 +245,7 @@ def test_the_callers_network_stays(repair, backdoor, data):
     )
 
 
+@pytest.mark.slow
 @quiet
 @both
 def test_same_seed_same_bits_and_no_global_stream(repair, backdoor, data):

@@ -201,6 +201,7 @@ def exact_votes(X, x, n_classes, model):
     return np.einsum("ti,vic->tvc", hat, Y).argmax(axis=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "n_classes, flip_prob", [(2, 0.2), (2, 0.4), (3, 0.1), (3, 0.25)]
 )

@@ -94,6 +94,7 @@ def test_clean_network_is_left_alone(data):
     assert torch.equal(weights(model.estimator_), weights(net))
 
 
+@pytest.mark.slow
 def test_column_of_a_table(data):
     X, y = make_blobs(1200, n_features=12, centers=8, cluster_std=2.0, random_state=0)
     attack = BackdoorAttack(

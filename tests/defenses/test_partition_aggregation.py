@@ -226,6 +226,7 @@ def test_no_attack_within_the_radius_by_brute_force():
     assert outside > 0  # the attacks do something
 
 
+@pytest.mark.slow
 def test_no_two_flips_within_a_radius_of_two_by_brute_force():
     X, y = make_blobs(14, 2, cluster_std=2.0, random_state=7)
     model = aggregation(n_partitions=5).fit(X, y)
@@ -375,6 +376,7 @@ def test_whole_numbers_below_zero_and_images_have_a_sum_too(digits):
     )
 
 
+@pytest.mark.slow
 def test_a_part_does_not_depend_on_type_layout_or_batch(digits):
     X, y, *_ = digits
     expected = aggregation().fit(X, y).partitions_
@@ -414,6 +416,7 @@ def test_tables_with_text_and_gaps():
     assert np.argwhere(changed).tolist() == [[0, 2]]
 
 
+@pytest.mark.slow
 def test_uint8_images_reach_a_network_as_they_are(digits):
     torch = pytest.importorskip("torch")
     from skpoison.models import TorchClassifier

@@ -185,6 +185,7 @@ def test_one_class_is_an_error():
 # -------------------------------------------------------------- how well it detects
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", [load_digits, load_breast_cancer, load_wine])
 def test_clean_data_stay(load):
     X, y = load(return_X_y=True)
@@ -258,7 +259,7 @@ def test_the_network_is_used(backdoored):
     assert without.recall < 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_budget_binds_and_is_monotone():
     X, y, mask = poisoned(*digits(), LabelFlipAttack("uniform", budget=0.1))
     last = np.zeros(len(y), dtype=bool)
@@ -287,7 +288,7 @@ def test_search_over_filtered_estimator(backdoored):
     assert len(kept) == len(y)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.dataset("fashion_mnist")
 def test_the_bar_on_fashion_mnist():
     X, y = fetch_fashion_mnist(

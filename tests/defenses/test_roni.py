@@ -52,6 +52,7 @@ def fitted(data, trusted):
 # ------------------------------------------------------------------------- contract
 
 
+@pytest.mark.slow
 def test_same_seed_jobs_strings_and_pickle(data, trusted):
     X, y = data
     fitted = RONI(GaussianNB(), n_trials=2, max_fits=90, random_state=0)
@@ -77,6 +78,7 @@ def test_same_seed_jobs_strings_and_pickle(data, trusted):
     assert forest.random_state is None
 
 
+@pytest.mark.slow
 def test_in_a_search_and_behind_an_attack():
     X, y = load_iris(return_X_y=True)
     roni = RONI(GaussianNB(), n_trials=2, max_fits=100, random_state=0)
@@ -116,6 +118,7 @@ def brute_force(X, y, roni, base_sets, good_rows, blocks):
     return scores, limit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [1, 4])
 def test_by_brute_force(data, trusted, monkeypatch, block_size):
     X, y = data[0][60:].copy(), data[1][60:].copy()
@@ -200,6 +203,7 @@ def test_finds_rows_that_do_harm_alone(fitted, trusted):
     np.testing.assert_array_equal(fitted.trusted_, trusted)
 
 
+@pytest.mark.slow
 def test_sampled_trusted_rows(data):
     X, y = data
     roni = RONI(trusted_size=0.3, n_trials=2, random_state=0).fit(X, y)
@@ -213,6 +217,7 @@ def test_sampled_trusted_rows(data):
     assert report.n_caught <= 10 - roni.trusted_[:10].sum()
 
 
+@pytest.mark.slow
 def test_few_false_alarms_without_poisons():
     X, y = make_classification(100, n_features=5, flip_y=0.05, random_state=0)
     removed = [

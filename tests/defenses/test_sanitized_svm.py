@@ -78,6 +78,7 @@ def test_same_result_twice_with_strings_and_after_pickle(small):
     np.testing.assert_array_equal(named.predict(X), names[bound.predict(X)])
 
 
+@pytest.mark.slow
 def test_layout(fitted):
     X, y = cancer()
     assert [len(rows) for rows in fitted.X_attack_] == [0, 12, 40, 120]
@@ -96,6 +97,7 @@ def test_layout(fitted):
     np.testing.assert_array_equal(shuffled.coef_[0], shuffled.coefs_[0])
 
 
+@pytest.mark.slow
 def test_no_warning_and_a_search(small):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -334,6 +336,7 @@ def test_figures_of_breast_cancer(fitted):
     assert (np.diff(slopes) <= 0).all()
 
 
+@pytest.mark.slow
 def test_figures_of_digits():
     # separable: what is left to the attacker does not grow with his budget
     bound = SanitizedSVMBound(EPSILONS, rho_sq=4.0).fit(*ones_and_sevens())

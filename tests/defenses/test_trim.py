@@ -32,6 +32,7 @@ def lines():
 # ------------------------------------------------------------------------ contract
 
 
+@pytest.mark.slow
 def test_a_search_and_a_copy(lines):
     X, y = lines
     search = GridSearchCV(

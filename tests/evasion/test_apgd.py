@@ -75,6 +75,7 @@ def reference(net, x, y, eps, start, max_iter, loss, project, norm):
     return points, values, halvings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["cross_entropy", "dlr"])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_runs_are_those_of_the_published_algorithm(blobs, loss, norm):

@@ -29,6 +29,7 @@ def close_figures():
     matplotlib.pyplot.close("all")
 
 
+@pytest.mark.slow
 def test_lines_bands_and_the_clean_level(fitted):
     attacks = {"one step": FGSM(), "best": PGD()}
     report = robustness_report(*fitted, eps_range=RADII, attacks=attacks)

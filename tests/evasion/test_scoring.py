@@ -111,6 +111,7 @@ def test_no_radius_is_accuracy(digits, net):
     assert score == net.score(X, y)
 
 
+@pytest.mark.slow
 def test_of_several_attacks_none_may_break_a_row(digits, net):
     X, y = (part[1000:1060] for part in digits)
     upper = np.repeat([0.2, 0.0], 32)

@@ -246,6 +246,7 @@ def test_bare_linear_models_are_affine():
 # Data frames
 
 
+@pytest.mark.slow
 def test_columns_by_name_without_a_warning():
     pd = pytest.importorskip("pandas")
     X, y = _data("many")

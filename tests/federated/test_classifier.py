@@ -847,6 +847,7 @@ class TestSearch:
         attacked = str({"aggregator": Mean(), "attack": Push()})
         assert scores[attacked] < 0.5 < max(scores.values())
 
+    @pytest.mark.slow
     def test_in_processes_and_behind_a_scaler(self):
         model = make_pipeline(StandardScaler(), classifier(n_rounds=15))
         grid = {
@@ -868,6 +869,7 @@ class TestSearch:
             assert cross_val_score(clf, X[:100], Y[:100], cv=2).min() > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "params",
     [

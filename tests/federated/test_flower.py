@@ -787,7 +787,7 @@ def listening(processes):
     return addresses
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_simulation_trains_as_the_loop_does(simulated):
     flower, loop = simulated.flower, simulated.loop
     np.testing.assert_array_equal(flower.weights_, loop.weights_)

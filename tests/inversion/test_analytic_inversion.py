@@ -63,6 +63,7 @@ def attack(net, X, label=3, dtype=torch.float64, **params):
 # -------------------------------------------------------------------------- the figures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype, level", [("float64", 200), ("float32", 70)])
 @pytest.mark.parametrize("make", [LeNet, ReLUNet], ids=["lenet", "relu"])
 def test_images_from_gradients(make, dtype, level):
@@ -81,6 +82,7 @@ def test_images_from_gradients(make, dtype, level):
         assert found.X.shape == (1, 3, 16, 16) and found.X.dtype == np.float64
 
 
+@pytest.mark.slow
 def test_a_trained_network_that_is_sure():
     """Rounding of p - y is large there, and the equations do not see it."""
     X, y = load_digits(return_X_y=True)
@@ -182,6 +184,7 @@ def test_updates_of_weights_and_estimators():
 # ----------------------------------------------------------------- noise and the polish
 
 
+@pytest.mark.slow
 def test_polish_helps_where_the_closed_form_is_not_exact():
     torch.manual_seed(0)
     X = images()[:1]
@@ -203,6 +206,7 @@ def test_polish_helps_where_the_closed_form_is_not_exact():
     assert psnr(found[True].X, X) > psnr(found[False].X, X) + 3
 
 
+@pytest.mark.slow
 def test_noise_hides_which_units_are_on():
     """One threshold for all would lose most of the units that are on."""
     torch.manual_seed(1)

@@ -361,6 +361,7 @@ def test_file_and_forms(net, digits, tmp_path):
         np.testing.assert_array_equal(images[0], other)
 
 
+@pytest.mark.slow
 def test_limits_per_channel(digits):
     net = LeNet((2, 8, 8), 3).double()
     X = np.stack([digits[0][0, 0], digits[0][1, 0]])[None] * [[[[1.0]], [[100.0]]]]

@@ -118,6 +118,7 @@ def test_a_fitted_logistic_regression():
     assert not check_local_minimum(clf, X, y, gradient_tol=1e-4).is_minimum
 
 
+@pytest.mark.slow
 def test_a_trained_minimum_of_a_smooth_network(iris):
     start = tanh_net(4, 3, 3)
     net = minimised(start, *iris, 16, weight_decay=0.02)
@@ -190,6 +191,7 @@ def test_zero_weights_of_tanh_are_saddles_of_growing_order(iris, depth):
     assert drops[1] == pytest.approx(10 ** (depth + 1) * drops[0], rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_unit_split_in_two():
     X = np.linspace(-2, 2, 20)[:, None]
     y = np.sin(1.5 * X[:, 0])

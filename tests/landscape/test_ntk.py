@@ -103,6 +103,7 @@ NETS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETS)
 def test_equals_products_of_gradients(name):
     make, shape = NETS[name]

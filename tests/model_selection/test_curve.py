@@ -43,6 +43,7 @@ def test_curve_equals_a_loop_by_hand():
     assert curve.fit_time.shape == (2,)
 
 
+@pytest.mark.slow
 def test_any_parameter_can_be_swept():
     curve = robustness_curve(
         SVC(),

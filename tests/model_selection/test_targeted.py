@@ -91,6 +91,7 @@ def test_copies_of_the_target_always_win(victim):
     assert [one.targets_.shape for one in report.attacks] == [(1, 64)] * 3
 
 
+@pytest.mark.slow
 def test_numbers_by_a_loop_by_hand():
     victim = DecisionTreeClassifier(max_features=5)
     attack = InfluenceAttack(

@@ -83,6 +83,7 @@ class Unstackable(Halved):
 SGD = {"optimizer": "sgd", "lr": 0.05}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "data, params",
     [

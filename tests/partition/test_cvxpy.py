@@ -160,6 +160,7 @@ def test_relaxation_is_below_every_labelling(name):
     assert problem.result().energy >= best - 1e-12
 
 
+@pytest.mark.slow
 def test_triple_junction_anchors():
     F, values = wedge(), {}
     grid = PartitionGraph.from_grid((24, 24), "isotropic")

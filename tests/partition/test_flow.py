@@ -58,6 +58,7 @@ def photographs(noise=0.03):
     return first, second, np.where(disc[..., None], (-3.0, 2.0), (2.0, -1.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pairwise", ["potts", "separable_tv"])
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_moving_square(scene, pairwise):
@@ -73,6 +74,7 @@ def test_a_moving_square(scene, pairwise):
     np.testing.assert_array_equal(there, first[y, x])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_segments, most", [(250, 0.19), (800, 0.17)])
 def test_photographs_beat_what_is_smooth(n_segments, most):
     registration = pytest.importorskip("skimage.registration")
@@ -133,6 +135,7 @@ def test_grey_and_whole_numbers(scene):
         np.testing.assert_array_equal(model.fit_predict(X), flow)
 
 
+@pytest.mark.slow
 def test_several_pairs_and_a_search(scene):
     first, second, truth, visible = scene
     X = np.stack([np.stack([first, second]), np.stack([second, first])])

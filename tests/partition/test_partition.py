@@ -267,6 +267,7 @@ def test_a_new_image_is_partitioned_by_the_old_centres(image):
     assert found.score(other) == pytest.approx(-expected.energy / 570)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refine", [0, 2, "full"])
 @pytest.mark.parametrize("solver", ["pdhg", "cvxpy"])
 def test_a_path_is_a_fit_at_each_regularization(image, refine, solver):

@@ -155,6 +155,7 @@ def test_pure_bound_with_public_labels_by_enumeration(k, sizes):
         assert pure_epsilon(X, other, y, k, laplace(0.3)) <= claim + 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise, scale", [("laplace", 0.15), ("gaussian", 0.3)])
 @pytest.mark.parametrize("y", [None, [0, 0, 0, 1, 1, 1, 1]])
 @pytest.mark.parametrize("k", [1, 3])
@@ -463,6 +464,7 @@ def test_rows_in_a_ball_by_quadrature(noise, scale, sampling, least, n_releases)
     assert least * claim < max(truths) <= claim * (1 + 1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("noise", ["laplace", "gaussian"])
 @pytest.mark.parametrize(
@@ -486,6 +488,7 @@ def test_narrow_types_of_numpy(noise, options):
     assert epsilon(**plain, **options) == epsilon(**narrow, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("noise", ["laplace", "gaussian"])
 @pytest.mark.parametrize("adjacency", ["add-remove", "replace"])

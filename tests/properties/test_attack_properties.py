@@ -105,6 +105,7 @@ def _check_sampler(attack, X, y, budget, seed):
     return data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", _FLIPS + _MADE)
 @given(
     data=tables(),

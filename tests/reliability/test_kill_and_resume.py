@@ -138,7 +138,7 @@ def test_two_processes_in_one_folder_are_both_right(calls, tmp_path, call):
     assert not _parts(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_second_to_protect_into_a_folder_is_refused(calls, tmp_path):
     answers = calls.run("protect", tmp_path, tmp_path)
     errors = [answer["error"] for answer in answers if "error" in answer]

@@ -99,6 +99,7 @@ def _repeat(work, folder, n):
         work(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", WORK)
 def test_repeats_leave_no_objects(tmp_path, name):

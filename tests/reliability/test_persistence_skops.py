@@ -64,6 +64,7 @@ def _answers(model):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", sorted(EACH.keys() - NOT_HERE.keys()))
 def test_what_is_fitted_comes_back(name):

@@ -154,6 +154,7 @@ def test_features_of_pixels_on_disk(
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["random", "error_max"])
 def test_protection_from_disk_to_disk(method, network, pixels, tmp_path, monkeypatch):
     X, y = pixels[0][:1200], pixels[1][:1200]

@@ -90,6 +90,7 @@ def _by_hand(objective, delta, j, r):
     return value, gradient
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [512, 20, 9, 4, 1])
 def test_objective_and_gradient_are_those_of_plain_autograd(batch_size):
     objective, delta = _objective(batch_size=batch_size), _delta()
@@ -165,6 +166,7 @@ def test_features_enter_the_last_linear_layer():
         torch.testing.assert_close(net.linear(features[e]), logits[e])
 
 
+@pytest.mark.slow
 def test_gradient_norms_are_those_of_single_rows():
     net = _nets(1)[0].eval()
     groups = stack([net], _SHAPE, torch.device("cpu"))

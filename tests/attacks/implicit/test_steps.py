@@ -627,6 +627,7 @@ COLUMNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remainder", ["drop", "passthrough", MinMaxScaler()], ids=str)
 @pytest.mark.parametrize("how", COLUMNS)
 def test_columns_of_arrays(how, remainder):
@@ -787,6 +788,7 @@ def test_table_encoder_with_rare_and_unknown_categories():
     _check_gains(fitted, X, G, gains, categories)
 
 
+@pytest.mark.slow
 def test_table_encoder_of_polars():
     pl = pytest.importorskip("polars")
     frame = _frame()

@@ -381,6 +381,7 @@ def test_images_reach_networks_as_rows():
     assert adjoint.rows().shape == X.shape and adjoint.validation().shape == (5, 64)
 
 
+@pytest.mark.slow
 def test_training_is_repeatable_and_leaves_global_streams_alone():
     estimator = _smooth_net().set_params(random_state=None)
     X, y, X_val, y_val = _table(load_iris)
