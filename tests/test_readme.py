@@ -1,6 +1,7 @@
 """The README's code runs and prints what it shows."""
 
 import contextlib
+import functools
 import io
 import re
 from pathlib import Path
@@ -19,6 +20,31 @@ def _run(mark):
     with contextlib.redirect_stdout(out):
         exec(compile(code, "README.md", "exec"), {})
     return [text.rstrip().splitlines() for text in (out.getvalue(), shown)]
+
+
+def test_audit_of_a_model_runs(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    from sklearn.datasets import load_wine
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    import skpoison.audit
+
+    blocks = re.findall(r"```python\n([^`]*)```", README)
+    code = next(block for block in blocks if "import audit, defend" in block)
+    X, y = load_wine(return_X_y=True)
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression())
+    # all of it takes minutes
+    few = {"attacks": ["random-flips"], "defenses": ["label-filter"], "cv": 2}
+    short = functools.partial(skpoison.audit.audit, **few, budgets=[0.2], verbose=0)
+    monkeypatch.setattr(skpoison.audit, "audit", short)
+    monkeypatch.chdir(tmp_path)
+    names = {"pipeline": pipeline, "X": X, "y": y}
+    exec(compile(code, "README.md", "exec"), names)
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    assert names["model"].score(X, y) > 0.9
+    assert "label-filter" in capsys.readouterr().out
 
 
 def test_repair_prints_what_is_shown():
