@@ -248,6 +248,9 @@ class TRIMRegressor(RegressorMixin, MetaEstimatorMixin, BaseEstimator):
 
     def _starts(self, X, n_inliers, streams):
         n_samples, n_columns = X.shape[:2]
+        if n_inliers == n_samples:  # there is nothing to choose
+            yield np.arange(n_samples)
+            return
         size = min(max(n_inliers // 10, n_columns + 1, _FEWEST), n_inliers)
         draws = streams.numpy("starts")
         for start in range(self.n_restarts):

@@ -172,9 +172,10 @@ def test_rounds_that_are_used_up(lines):
 
 def test_no_contamination_is_the_learner_itself(lines):
     X, y = lines
-    model = TRIMRegressor(contamination=0).fit(X, y)
-    np.testing.assert_array_equal(model.predict(X), Ridge().fit(X, y).predict(X))
-    assert model.n_iter_ == 1
+    for seed in (88, 143, 158):  # whose random starts used to win
+        model = TRIMRegressor(contamination=0, random_state=seed).fit(X, y)
+        np.testing.assert_array_equal(model.predict(X), Ridge().fit(X, y).predict(X))
+        assert model.n_iter_ == 1
 
 
 def test_the_tolerance_has_no_unit(lines):
