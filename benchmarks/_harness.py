@@ -26,6 +26,9 @@ _HEAD = f"{'case':48} {'against':24} " + " ".join(f"{c:>9}" for c in _COLUMNS)
 _RULE = "-" * len(_HEAD)
 
 
+_KEPT: list = []
+
+
 class Bench:
     """Runs cases, prints a row for each and keeps the figures.
 
@@ -52,6 +55,7 @@ class Bench:
 
     def optional(self, module):
         """Return a peer's module, or None where its package is not installed."""
+        _stand_in_for_operators()
         try:
             return importlib.import_module(module)
         except ImportError:
@@ -157,6 +161,24 @@ class Bench:
                 indent=1,
             )
             file.write("\n")
+
+
+def _stand_in_for_operators():
+    """Declare operators that torchvision asks for where its compiled part is missing.
+
+    Some peers import it for data sets or models, which are not used here.
+    """
+    if _KEPT:
+        return
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        return
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        _KEPT.append(library)  # what it declares ends with it
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor a, Tensor b, float c) -> Tensor")
 
 
 def machine(device="cpu"):

@@ -20,7 +20,6 @@ _N_RESTARTS = 16
 _N_ITER, _N_RESTART_ITER = 1_200, 40
 #: Largest ratios that are good enough.
 _QUALITY_BAR, _RESTART_BAR = 0.5, 0.25
-_KEPT: list = []
 
 
 def setting():
@@ -62,25 +61,8 @@ def restarts_alone(net, seen, y, n_restarts):
     return run
 
 
-def stand_in_for_operators():
-    """Declare operators that torchvision asks for where its compiled part is missing.
-
-    breaching imports it for its data sets, which are not used here.
-    """
-    try:
-        import torchvision  # noqa: F401
-    except ImportError:
-        return
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        _KEPT.append(library)  # what it declares ends with it
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor a, Tensor b, float c) -> Tensor")
-
-
 def theirs(bench, net, seen, y):
     """Return a function that runs breaching, or None where it is not installed."""
-    stand_in_for_operators()
     breaching = bench.optional("breaching")
     if breaching is None:
         return None
