@@ -46,18 +46,13 @@ def new_file(path, check=None):
     _sweep_once(path.parent)
     with contextlib.ExitStack() as alive:
         part, file = _open_part(path.parent, alive)
-        try:
-            with file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            if check is not None:
-                check(part)
-            os.replace(part, path)
-        except BaseException:
-            # gone already where an interrupt came right after the replacing
-            part.unlink(missing_ok=True)
-            raise
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if check is not None:
+            check(part)
+        os.replace(part, path)
 
 
 def sweep(folder):
@@ -104,6 +99,8 @@ def _open_part(folder, alive):
     """Return the path of a new file and the file, locked until `alive` ends."""
     while True:
         part = folder / _PART.format(uuid.uuid4().hex)
+        # before there is a file: an interrupt may come at once
+        alive.callback(part.unlink, missing_ok=True)
         # no mkstemp, whose files only their owner may read: to know the umask is to
         # change it for all threads
         file = open(part, "xb")

@@ -246,6 +246,7 @@ def _carry_out(order):
         answer = {"error": f"{type(error).__name__}: {error}"}
         if order["in_writing"][1] == 0 and order["signal"] is None:
             traceback.print_exc()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # one that comes late
     answer["seconds"] = time.perf_counter() - start
     answer["n_written"] = n_written[0]
     with open(order["answer"], "w") as file:

@@ -54,11 +54,17 @@ def _interrupted(*args):
 @pytest.mark.parametrize(
     "place, failure, error",
     [
+        ("dup", _interrupted, KeyboardInterrupt),
         ("fsync", _full, OSError),
         ("fsync", _interrupted, KeyboardInterrupt),
         ("replace", _interrupted, KeyboardInterrupt),
     ],
-    ids=["disk full", "interrupted before", "interrupted at renaming"],
+    ids=[
+        "interrupted at opening",
+        "disk full",
+        "interrupted before",
+        "interrupted at renaming",
+    ],
 )
 def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch, place, failure, error):
     path = tmp_path / "file"
