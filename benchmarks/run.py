@@ -71,6 +71,8 @@ def main():
         if found[name]:
             bench.area = name
             importlib.import_module(f"bench_{name}").measure(bench)
+            if args.json:  # what is measured is kept, whatever stops the rest
+                bench.save(args.json)
         else:
             print(f"\n{name}", flush=True)
             script = subprocess.run([sys.executable, _HERE / f"bench_{name}.py"])
@@ -79,8 +81,6 @@ def main():
     others = [name for name in found if name not in names]
     if others:
         print(f"not run: {', '.join(others)}")
-    if args.json:
-        bench.save(args.json)
     if args.plot and bench.results:
         draw(bench.results, args.plot)
     return int(failed or (args.strict and bool(missed)))
