@@ -1,8 +1,11 @@
 """Attacks against the least NumPy code that makes the same edit."""
 
+import warnings
+
 import numpy as np
 from sklearn.base import clone
 from sklearn.datasets import make_classification
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
@@ -226,6 +229,7 @@ def _chosen(bench):
 
 def _victim(bench, X, y, size):
     bench.title(f"PoisonedEstimator, {size}, logistic regression")
+    warnings.simplefilter("ignore", ConvergenceWarning)  # as many steps for both
     victim = LogisticRegression(max_iter=bench.size(20, 5), tol=1e-12)
     patch = PatchTrigger(input_shape=(28, 28))
     attacks = {

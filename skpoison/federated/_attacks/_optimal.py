@@ -114,7 +114,8 @@ class _Trial:
     def __init__(self, context, rule, known, origin, step):
         self.context, self.rule = context, rule
         self.mean = mean(known)
-        self.origin, self.step = origin * self.mean, step
+        # in float64: older NumPy lets a number times float32 overflow
+        self.origin, self.step = origin * self.mean, np.asarray(step, dtype=float)
         self.updates = np.array(context.updates)
 
     def __call__(self, t):
