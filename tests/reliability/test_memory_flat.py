@@ -140,7 +140,7 @@ def test_audits_take_no_more_memory_than_some():
             X,
             Y,
             attacks=["random-flips", "backdoor"],
-            defenses={"forest": IsolationForest(10)},
+            defenses={"forest": IsolationForest(n_estimators=10)},
             budgets=[0.2],
             cv=2,
             random_state=0,
