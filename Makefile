@@ -8,6 +8,8 @@ export OMP_NUM_THREADS ?= 1
 
 BIN = .venv/bin
 SETUP = pyproject.toml setup.cfg constraints.txt
+# a file's tests run in one process, which makes their fixtures once
+PYTEST = -m pytest -q -n auto --dist loadfile
 
 .PHONY: help demo test test-slow test-all test-min test-seeds doctest lint docs dist bench clean
 
@@ -46,25 +48,25 @@ demo: .venv/.ready-demo
 	$(BIN)/python examples/demo.py report.html
 
 test: .venv/.ready
-	$(BIN)/python -m pytest -q -n auto -m "not slow and not long"
+	$(BIN)/python $(PYTEST) -m "not slow and not long"
 
 test-slow: .venv/.ready
-	$(BIN)/python -m pytest -q -n auto -m "slow and not long"
+	$(BIN)/python $(PYTEST) -m "slow and not long"
 
 test-all: .venv/.ready
-	$(BIN)/python -m pytest -q -n auto
+	$(BIN)/python $(PYTEST)
 
 test-seeds: .venv/.ready
 	for seed in 1 2 3 4 5 6 7 8 9 10; do \
-		HYPOTHESIS_SEED=$$seed SKPOISON_KILL_SEED=$$seed $(BIN)/python -m pytest \
-		-q -n auto tests/properties tests/reliability/test_kill_and_resume.py || exit 1; \
+		HYPOTHESIS_SEED=$$seed SKPOISON_KILL_SEED=$$seed $(BIN)/python $(PYTEST) \
+		tests/properties tests/reliability/test_kill_and_resume.py || exit 1; \
 	done
 
 test-min: .venv-min/.ready
-	.venv-min/bin/python -m pytest -q -n auto -m "not slow and not long"
+	.venv-min/bin/python $(PYTEST) -m "not slow and not long"
 
 doctest: .venv/.ready
-	$(BIN)/python -m pytest -q -n auto --doctest-modules skpoison
+	$(BIN)/python $(PYTEST) --doctest-modules skpoison
 
 lint: .venv/.ready-dev
 	$(BIN)/python -m ruff check .
