@@ -106,7 +106,9 @@ def _protected(folder):
         kind = os.path.join(source, f"digit {Y[row]}")
         os.makedirs(kind, exist_ok=True)
         grey = (X[row].reshape(8, 8) * 255).astype(np.uint8)
-        Image.fromarray(grey).save(os.path.join(kind, f"{row}.png"))
+        mine = f"{folder}/{os.getpid()}.png"
+        Image.fromarray(grey).save(mine)
+        os.rename(mine, os.path.join(kind, f"{row}.png"))  # two may do this at once
     target = os.path.join(folder, "out")
     attack = attacks_.ReleasePoisonAttack(online=True, max_iter=3, surrogate=NET)
     attacks_.protect_images(source, target, "folders", attack=attack, preview=2)
