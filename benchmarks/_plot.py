@@ -35,5 +35,5 @@ def draw(results, path):
     ax.invert_yaxis()
     ax.grid(axis="both", alpha=0.3)
     ax.set_xlabel("our time / the peer's (left of the line: faster than the peer)")
-    ax.legend(loc="upper left", fontsize="small")
+    figure.legend(loc="outside upper center", ncols=len(_NAMES), fontsize="small")
     figure.savefig(path, dpi=120)
