@@ -6,6 +6,7 @@ import os
 # Before numpy and torch start their thread pools.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["SKPOISON_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
 
 from pathlib import Path
 

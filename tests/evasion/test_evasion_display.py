@@ -12,8 +12,7 @@ from skpoison.evasion import (
     robustness_report,
 )
 
-matplotlib = pytest.importorskip("matplotlib")
-matplotlib.use("Agg")
+plt = pytest.importorskip("matplotlib.pyplot")
 RADII = [0.5, 0, 0.2]
 
 
@@ -26,7 +25,7 @@ def fitted():
 @pytest.fixture(autouse=True)
 def close_figures():
     yield
-    matplotlib.pyplot.close("all")
+    plt.close("all")
 
 
 @pytest.mark.slow
@@ -48,7 +47,7 @@ def test_lines_bands_and_the_clean_level(fitted):
 
 
 def test_measured_and_drawn_at_once_into_given_axes(fitted):
-    _, ax = matplotlib.pyplot.subplots()
+    _, ax = plt.subplots()
     settings = {"eps_range": RADII, "attacks": PGD()}
     display = RobustAccuracyDisplay.from_estimator(*fitted, ax=ax, **settings)
     report = robustness_report(*fitted, **settings)

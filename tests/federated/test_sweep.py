@@ -153,7 +153,7 @@ def test_bad_parameters(params, message):
 
 
 def test_display_draws_every_cell_and_every_line():
-    pytest.importorskip("matplotlib").use("agg")
+    pytest.importorskip("matplotlib")
     table = robustness_sweep(
         FEDERATION, ATTACKS, RULES, [0.1, 0.3], *DATA, every=6, seeds=(0,)
     )

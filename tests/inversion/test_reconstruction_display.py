@@ -17,7 +17,6 @@ COLOR = np.moveaxis(COLOR.swapaxes(0, 1), 3, 1)  # (3, channels, 16, 16)
 
 @pytest.fixture(autouse=True)
 def _figures():
-    plt.switch_backend("Agg")
     yield
     plt.close("all")
 

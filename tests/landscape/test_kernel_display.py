@@ -11,8 +11,6 @@ from sklearn.preprocessing import StandardScaler
 from skpoison.landscape import NTKTracker, NTKWidthDisplay
 from skpoison.models import MLP, TorchClassifier
 
-matplotlib = pytest.importorskip("matplotlib")
-matplotlib.use("Agg")
 pyplot = pytest.importorskip("matplotlib.pyplot")
 
 

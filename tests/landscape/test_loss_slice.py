@@ -7,8 +7,6 @@ from torch import nn
 from skpoison.landscape import LossSliceDisplay, hessian_eigenvalues
 from skpoison.landscape._objective import TrainingLoss
 
-matplotlib = pytest.importorskip("matplotlib")
-matplotlib.use("agg")
 plt = pytest.importorskip("matplotlib.pyplot")
 
 

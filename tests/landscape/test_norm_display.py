@@ -9,8 +9,7 @@ from sklearn.datasets import load_digits
 from skpoison.landscape import NormAccuracyDisplay
 from skpoison.models import MLP, TorchClassifier
 
-matplotlib = pytest.importorskip("matplotlib")
-matplotlib.use("Agg")
+plt = pytest.importorskip("matplotlib.pyplot")
 NORMS = [[100.0, 110.0, 130.0], [300.0]]
 ACCURACY = [[0.8, 0.84, 0.85], [0.9]]
 
@@ -18,7 +17,7 @@ ACCURACY = [[0.8, 0.84, 0.85], [0.9]]
 @pytest.fixture(autouse=True)
 def close_figures():
     yield
-    matplotlib.pyplot.close("all")
+    plt.close("all")
 
 
 def spans(ax):
@@ -57,7 +56,7 @@ def test_fitted_classifiers_are_measured():
         for width, seed in ((4, 0), (8, 0), (4, 1))
     ]
     fitted[0].module_.layers[0].weight.requires_grad_(False)
-    _, ax = matplotlib.pyplot.subplots()
+    _, ax = plt.subplots()
     display = NormAccuracyDisplay.from_estimators(
         fitted, X, y, names=["narrow", "wide", "narrow"], ax=ax
     )

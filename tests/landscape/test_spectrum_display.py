@@ -7,14 +7,13 @@ import torch
 from skpoison.landscape import SpectrumDisplay, conv_singular_values
 from skpoison.models import ConvNet
 
-matplotlib = pytest.importorskip("matplotlib")
-matplotlib.use("Agg")
+plt = pytest.importorskip("matplotlib.pyplot")
 
 
 @pytest.fixture(autouse=True)
 def close_figures():
     yield
-    matplotlib.pyplot.close("all")
+    plt.close("all")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,7 @@ def test_lines_are_all_singular_values(module):
 
 
 def test_some_layers_of_another_operator_in_given_axes(module):
-    _, ax = matplotlib.pyplot.subplots()
+    _, ax = plt.subplots()
     X, names = np.zeros((1, 1, 8, 8)), ["head.2", "features.3"]
     display = SpectrumDisplay.from_module(
         module, X, layers=names, operator="reshaped", relative=True, ax=ax

@@ -63,7 +63,7 @@ def test_any_parameter_can_be_swept():
 
 
 def test_display():
-    pytest.importorskip("matplotlib").use("Agg")
+    pytest.importorskip("matplotlib")
     display = RobustnessCurveDisplay.from_estimator(
         VICTIM,
         X,

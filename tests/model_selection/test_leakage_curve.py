@@ -143,7 +143,6 @@ def test_bad_defense(net):
 
 def test_display():
     plt = pytest.importorskip("matplotlib.pyplot")
-    plt.switch_backend("Agg")
     values = np.array([[40.0, 30.0], [12.0, 8.0]])
     axes = plt.subplots()[1]
     curve = {"param_range": [0.1, 1.0], "psnr": values}

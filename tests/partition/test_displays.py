@@ -15,7 +15,6 @@ plt = pytest.importorskip("matplotlib.pyplot")
 
 @pytest.fixture(autouse=True)
 def close():
-    plt.switch_backend("Agg")
     yield
     plt.close("all")
 
