@@ -579,7 +579,8 @@ def test_silhouette():
     expected = [
         silhouette_score(F[y == k], found.cluster_labels_[y == k]) for k in range(3)
     ]
-    np.testing.assert_allclose(found.silhouettes_, expected)
+    # distances of near points, by inner products, hold half of the digits
+    np.testing.assert_allclose(found.silhouettes_, expected, rtol=1e-6)
     limit = found.silhouettes_[0]
     above = ActivationClustering(analysis="silhouette", silhouette_threshold=limit)
     assert fit(above, F, y).n_removed_ == 0
